@@ -1,5 +1,6 @@
 "Everything a notebook needs: `from ssd_fastai.all import *`"
 from fastai.vision.all import *
+from torchvision.ops import box_iou
 from torchvision.models import (resnet18, resnet34, resnet50, resnet101, vgg16, vgg16_bn, mobilenet_v2, mobilenet_v3_large,
                                 mobilenet_v3_small, efficientnet_b0, convnext_tiny)
 

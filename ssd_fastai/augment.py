@@ -1,4 +1,4 @@
-"""Transforms that move the boxes with the photo, and lose none
+"""Transforms that move the boxes with the photo, and never lose one by accident
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/augment.html.md"""
 
@@ -57,7 +57,7 @@ def move_boxes(
     keep &= ((b[:,2:]-b[:,:2])>0).all(1)
     return b[keep],keep
 
-# %% ../nbs/03_augment.ipynb #ddae8320
+# %% ../nbs/03_augment.ipynb #45208080
 def hw(
     size:int|tuple, # A number, or (height, width)
 )->tuple: # (height, width)
@@ -73,14 +73,14 @@ class BoxResize(ItemTransform):
         super().__init__(); self.size = hw(size)
     def window(self, im): return dict(window=(0,0,*im.size))
     def encodes(self, x):
-        im,kw = x[0],self.window(x[0]) if len(x)<3 else self.pick(x)
-        photo = PILImage(see_through(im, size=self.size, **kw))
-        if len(x)<3: return (photo,*x[1:])
+        if len(x)<3: return (PILImage(see_through(x[0], size=self.size, **self.window(x[0]))), *x[1:]) # a photo without a target
+        kw = self.pick(x)
+        photo = PILImage(see_through(x[0], size=self.size, **kw))
         b,keep = move_boxes(x[1].as_subclass(Tensor), size=self.size, **kw)
         return photo,TensorBBox(b, img_size=self.size[::-1]),TensorMultiCategory(x[2].as_subclass(Tensor)[keep])
     def pick(self, x): return self.window(x[0])
 
-# %% ../nbs/03_augment.ipynb #dfef3790
+# %% ../nbs/03_augment.ipynb #3f92f720
 class RandomWindow(BoxResize):
     "Zoom out, zoom in and mirror, at random and in training only, in one resampling (after SSD paper §2.2, §3.6)"
     def __init__(self,
@@ -90,7 +90,7 @@ class RandomWindow(BoxResize):
         p_out:float=.3, # Chance of zooming out
         max_out:float=2., # Largest window, in sides of the photo (the paper: 4)
         p_in:float=.7, # Chance of zooming in, when not zooming out
-        min_in:float=.4, # Smallest window, in sides of the photo (the paper: .3)
+        min_in:float=.4, # Smallest window, in sides of the photo (torchvision: .3)
         tries:int=20, # Crops drawn before taking the whole photo
     ): super().__init__(size); store_attr(but='size')
     def __call__(self, x, split_idx=None, **kwargs):

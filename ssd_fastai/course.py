@@ -14,10 +14,10 @@ from configparser import ConfigParser
 from pathlib import Path
 from types import SimpleNamespace
 
-# %% ../nbs/61_course.ipynb #517362b0
+# %% ../nbs/61_course.ipynb #d558ae20
 course_defaults = dict(
-    quick=dict(n_photos=80, epochs=2, size=(96,128), arch='resnet18', download=False),
-    full=dict(n_photos=300, epochs=8, size=(192,256), arch='resnet18', download=True))
+    quick=dict(n_photos=80, epochs=2, size=(96,128), download=False),
+    full=dict(n_photos=300, epochs=8, size=(192,256), download=False))
 
 def course_settings(
     profile:str=None, # 'quick' or 'full', or another section of the file; default: the variable SSD_FASTAI_PROFILE, else 'full'

@@ -50,7 +50,7 @@ def pad_boxes(
     def _pad(t): return torch.cat([t, t.new_zeros(n-len(t), *t.shape[1:])])
     return [(s[0],_pad(s[1]),_pad(s[2])) if len(s)>2 else s for s in samples]
 
-# %% ../nbs/04_data.ipynb #088d5fa0
+# %% ../nbs/04_data.ipynb #8e2265c0
 def bbox_datablock(
     vocab:list, # Object classes, without background
     size:int|tuple=224, # What the model sees: a number, or (height, width)
@@ -62,7 +62,7 @@ def bbox_datablock(
     "A DataBlock for photos with boxes, from `Record`s"
     default = ssd_tfms(size)
     batch_tfms = list(default[1] if batch_tfms is None else batch_tfms)
-    if stats: batch_tfms.append(Normalize.from_stats(*stats, cuda=False))
+    if stats: batch_tfms.append(Normalize.from_stats(*stats))
     return DataBlock(
         blocks=(TransformBlock(type_tfms=record_photo, batch_tfms=IntToFloatTensor),
                 TransformBlock(type_tfms=record_boxes, item_tfms=PointScaler, dls_kwargs={'before_batch':pad_boxes}),

@@ -14,7 +14,7 @@ from torchvision.ops import sigmoid_focal_loss
 from .boxes import BoxCoder, batch_boxes
 from .match import match
 
-# %% ../nbs/12_loss.ipynb #7ad83460
+# %% ../nbs/12_loss.ipynb #7673f680
 def targets(
     default:Tensor, # (A, 4) default boxes, corners 0 to 1
     bbox:Tensor, # (B, N, 4) objects of a batch, corners 0 to 1, padded
@@ -26,7 +26,7 @@ def targets(
     for i,(b,l) in enumerate(zip(bbox,label)):
         b,l = b[l>0],l[l>0]
         own = match(default, b, thr); pos = own>=0
-        cls[i,pos],box[i,pos] = l[own[pos]],b[own[pos]]
+        cls[i,pos],box[i,pos] = l[own[pos]],b[own[pos]] # own[pos]: for each matched box, the number of its object
     return cls,box
 
 # %% ../nbs/12_loss.ipynb #1dab8c60

@@ -1,4 +1,4 @@
-"""Half the bits, twice the speed: where that is true, and where it is a trap
+"""Half the bits: where that is faster, and where it is a trap
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/precision.html.md"""
 

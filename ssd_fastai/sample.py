@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from fastai.data.external import fastai_cfg
 
-# %% ../nbs/00_sample.ipynb #c0aa9210
+# %% ../nbs/00_sample.ipynb #59d1b890
 def blob(
     rng:np.random.Generator, # Source of randomness
     cx:float, # Centre, in pixels from the left
@@ -28,7 +28,9 @@ def blob(
     "Soft mask of a nearly round shape"
     waves = [(k,rng.normal(0,wobble/k),rng.uniform(0,6.28)) for k in (2,3,4)]
     res = np.zeros((size[1],size[0]), np.float32)
-    x0,x1,y0,y1 = (int(np.clip(c+d,0,s)) for c,s in ((cx,size[0]),(cy,size[1])) for d in (-1.5*r-5*soft, 1.5*r+5*soft))
+    reach = 1.5*r+5*soft # further out the mask is 0
+    x0,x1 = np.clip([cx-reach,cx+reach],0,size[0]).astype(int)
+    y0,y1 = np.clip([cy-reach,cy+reach],0,size[1]).astype(int)
     y,x = np.ogrid[y0:y1, x0:x1]
     dx,dy = x+.5-cx, (y+.5-cy)/squash
     ang,dist = np.arctan2(dy,dx), np.hypot(dx,dy)
@@ -93,9 +95,30 @@ def free_spot(
         x,y = (rng.uniform(-.3*r, s+.3*r) for s in size)
         if all(np.hypot(x-a,y-b) > gap*(r+c) for a,b,c in others): return x,y
 
-# %% ../nbs/00_sample.ipynb #de9ac9a0
+# %% ../nbs/00_sample.ipynb #4d6b1830
 cell_names = ['RBC', 'WBC', 'Platelets']
 
+def _plan(rng): # names and radii; large cells and platelets first, or they would find no room
+    return ([('WBC',37)]*rng.choice(3,p=[.25,.6,.15]) + [('Platelets',9)]*rng.choice(5,p=[.2,.25,.25,.2,.1])
+            + [('RBC',24)]*int(rng.integers(5,16)))
+
+def _place(plan, rng, scale, size): # (name, x, y, radius) of the cells that found a place
+    res = []
+    for name,r in plan:
+        r = r*scale*rng.uniform(.85,1.15)
+        at = free_spot(rng, r, [o[1:] for o in res], size, gap=.75 if name=='RBC' else 1.)
+        if at: res.append((name,*at,r))
+    return res
+
+def _camera(img, rng): # uneven light, a lens a little out of focus, noise
+    h,w = img.shape[:2]
+    slope = np.linspace(-1,1,w)*rng.normal(0,.05) + (np.linspace(-1,1,h)*rng.normal(0,.05))[:,None]
+    img *= (1+slope)[...,None]*rng.uniform(.85,1.05)
+    im = Image.fromarray((img.clip(0,1)*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(.2,1.1)))
+    noisy = np.asarray(im) + rng.uniform(1,6)*rng.standard_normal((h,w,3), dtype=np.float32)
+    return Image.fromarray(noisy.clip(0,255).astype(np.uint8))
+
+# %% ../nbs/00_sample.ipynb #82f8dc60
 def draw_smear(
     rng:np.random.Generator, # Source of randomness: the same one gives the same photo
     size:tuple=(320,240), # (width, height) in pixels
@@ -106,22 +129,10 @@ def draw_smear(
     stain,scale = rng.uniform(.88,1.1,3), rng.uniform(.88,1.12)*w/320
     img = np.tile(np.float32([.93,.90,.84])*rng.uniform(.94,1.04,3).astype(np.float32), (h,w,1))
     for _ in range(rng.integers(0,8)): _tint(img, blob(rng,rng.uniform(0,w),rng.uniform(0,h),rng.uniform(.8,2.2),size,.3), [.6,.55,.5], .5)
-    plan = [] if empty else ([('WBC',37)]*rng.choice(3,p=[.25,.6,.15]) + [('Platelets',9)]*rng.choice(5,p=[.2,.25,.25,.2,.1])
-                             + [('RBC',24)]*int(rng.integers(5,16)))
-    placed,boxes,names = [],[],[]
-    for name,r in plan:
-        r = r*scale*rng.uniform(.85,1.15)
-        at = free_spot(rng, r, placed, size, gap=.75 if name=='RBC' else 1.)
-        if at: placed.append((*at,r)); names.append(name)
+    cells = [] if empty else _place(_plan(rng), rng, scale, size)
     paint = dict(RBC=paint_rbc, WBC=paint_wbc, Platelets=paint_platelet)
-    for i in reversed(range(len(placed))):
-        x,y,r = placed[i]
-        boxes.insert(0, mask_box(paint[names[i]](img, rng, x, y, r, stain)))
-    slope = (np.linspace(-1,1,w)*rng.normal(0,.05) + (np.linspace(-1,1,h)*rng.normal(0,.05))[:,None])
-    img *= (1+slope)[...,None]*rng.uniform(.85,1.05)
-    im = Image.fromarray((img.clip(0,1)*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(.2,1.1)))
-    noisy = np.asarray(im) + rng.uniform(1,6)*rng.standard_normal((h,w,3), dtype=np.float32)
-    return Image.fromarray(noisy.clip(0,255).astype(np.uint8)), boxes, names
+    boxes = [mask_box(paint[n](img,rng,x,y,r,stain)) for n,x,y,r in reversed(cells)][::-1]
+    return _camera(img,rng), boxes, [n for n,*_ in cells]
 
 # %% ../nbs/00_sample.ipynb #36efd0e0
 def _coco(recs):

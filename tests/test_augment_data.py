@@ -1,0 +1,101 @@
+"Oracle for geometry: paint each object in its own colour, transform the picture, and find the colour again"
+import random
+import numpy as np, pytest, torch
+from PIL import Image
+from ssd_fastai.all import *
+
+colours = [(255,0,0),(0,255,0),(0,0,255),(255,255,0),(255,0,255),(0,255,255)]
+
+def scene(rng, w, h, n):
+    "Rectangles that do not overlap, each in its own colour, on grey"
+    im,boxes = np.full((h,w,3),128,np.uint8),[]
+    for c in colours[:n]:
+        for _ in range(50):
+            bw,bh = rng.integers(14,w//3),rng.integers(14,h//3)
+            x,y = rng.integers(0,w-bw),rng.integers(0,h-bh)
+            if all(x+bw<=a or c2<=x or y+bh<=b or d<=y for a,b,c2,d in boxes): break
+        else: continue
+        im[y:y+bh,x:x+bw] = c; boxes.append((x,y,x+bw,y+bh))
+    return Image.fromarray(im),np.array(boxes,dtype=np.float32).reshape(-1,4)
+
+def found(im, colour):
+    a = np.asarray(im).astype(int)
+    m = (np.abs(a-np.array(colour)).max(-1)<100)
+    if not m.any(): return None
+    ys,xs = np.flatnonzero(m.any(1)),np.flatnonzero(m.any(0))
+    return xs[0],ys[0],xs[-1]+1,ys[-1]+1
+
+def iou(a,b): return box_iou(torch.tensor([a],dtype=torch.float),torch.tensor([b],dtype=torch.float)).item()
+
+@pytest.mark.parametrize('tfm', [RandomWindow((192,256),p_flip_vert=.5), RandomWindow(160,p_out=1,max_out=3), RandomWindow((200,120),p_out=0,p_in=1), BoxResize((90,200)), RandomWindow((224,224),p_out=0,p_in=0)], ids=['all','out','in','resize','flip'])
+def test_boxes_follow_the_pixels(tfm):
+    rng = np.random.default_rng(0); random.seed(0)
+    n_seen = n_dropped = 0
+    for _ in range(500):
+        w,h = int(rng.integers(60,400)),int(rng.integers(60,400))
+        im,b = scene(rng, w, h, int(rng.integers(0,7)))
+        out,nb,lbl = tfm((PILImage(im),TensorBBox(torch.from_numpy(b)),TensorMultiCategory(torch.arange(1,len(b)+1))), split_idx=0)
+        H,W = tfm.size
+        assert out.size==(W,H) and len(nb)==len(lbl) and lbl.dtype==torch.int64
+        assert (nb>=0).all() and (nb[:,[0,2]]<=W).all() and (nb[:,[1,3]]<=H).all() and ((nb[:,2:]-nb[:,:2])>0).all()
+        kept = {int(l)-1:box for l,box in zip(lbl,nb.tolist())}
+        for i in range(len(b)):
+            px = found(out, colours[i])
+            if i in kept and px and min(kept[i][2]-kept[i][0],kept[i][3]-kept[i][1])>12: assert iou(kept[i],px)>=.8, (i,kept[i],px); n_seen += 1
+            if i not in kept: n_dropped += 1; assert px is None or px[0]==0 or px[1]==0 or px[2]==W or px[3]==H, 'dropped, but in full view'
+    assert n_seen>500
+    if type(tfm) is BoxResize or (tfm.p_out==0 and tfm.p_in==0): assert n_dropped==0
+
+def test_flip_keeps_every_box(train):
+    t = RandomWindow(224,p_flip=1,p_out=0,p_in=0)
+    for r in train:
+        x = record_photo(r),record_boxes(r),BoxCategorize(train.vocab).encodes(r.labels)
+        _,b,l = t(x, split_idx=0)
+        assert len(b)==len(l)==len(r.labels)
+
+def test_light_is_the_composition_of_its_parts():
+    x = TensorImage(torch.rand(64,3,8,8))
+    m,o = colour_maps(64, rng=random.Random(0))
+    y = torch.einsum('bij,bjhw->bihw', m, x)+o[...,None]
+    assert torch.allclose(m@torch.ones(64,3,1), (m@torch.ones(64,3,1)).mean(1,keepdim=True).expand(-1,3,1), atol=1e-5)   # grey stays grey
+    assert torch.isfinite(y).all()
+
+@pytest.mark.parametrize('size', [224,(96,128)])
+def test_batches(train, valid, size):
+    dls = BBoxDataLoaders.from_annotations(train, valid, size=size, bs=16)
+    assert dls.size==hw(size) and dls.vocab==train.vocab and dls.n_classes==3
+    for dl in dls.loaders:
+        for x,b,l in dl:
+            assert x.shape[2:]==hw(size) and b.shape[:2]==l.shape and l.dtype==torch.int64 and type(b) is TensorBBox and type(l) is TensorMultiCategory
+            bb = batch_boxes(b)[l>0]
+            assert (bb>=0).all() and (bb<=1).all() and ((bb[:,2:]-bb[:,:2])>0).all() and torch.isfinite(x).all()
+
+def test_valid_loses_nothing(train, valid):
+    dls = BBoxDataLoaders.from_annotations(train, valid, size=128, bs=7)
+    got = [bb[ll>0] for _,b,l in dls.valid for bb,ll in zip(batch_boxes(b),l)]
+    for r,g in zip(valid,got):
+        want = torch.from_numpy(r.boxes)/torch.tensor([*r.size]*2)
+        assert torch.allclose(g, want, atol=1e-5)
+
+def test_all_photos_empty_but_one(valid):
+    empty = [Record(r.path,r.size,[],[]) for r in valid.records[:9]]
+    t = Annotations(empty+valid.records[:1], valid.vocab)
+    dls = BBoxDataLoaders.from_annotations(t, valid[:3], size=64, bs=4)
+    for _,b,l in dls.train: assert l.dtype==torch.int64
+    with pytest.raises(ValueError, match='nothing to learn'): BBoxDataLoaders.from_annotations(Annotations(empty,valid.vocab), valid)
+
+def test_bad_pairs(train, valid):
+    new = Annotations([Record(valid[0].path,valid[0].size,[[1,1,9,9]],['virus'])])
+    with pytest.raises(ValueError, match='virus'): BBoxDataLoaders.from_annotations(train, new)
+    with pytest.raises(ValueError, match='no photos in `valid`'): BBoxDataLoaders.from_annotations(train, Annotations([]))
+    with pytest.warns(UserWarning, match='cannot be learned'): BBoxDataLoaders.from_annotations(Annotations(train.records[:20],train.vocab+['virus']), valid, size=64)
+    with pytest.warns(UserWarning, match='using bs=5'): assert BBoxDataLoaders.from_annotations(train[:5], valid, size=64).train.bs==5
+    for s in (0,(1,2,3),-5):
+        with pytest.raises(ValueError, match='size='): BBoxDataLoaders.from_annotations(train, valid, size=s)
+
+def test_odd_photos_train_and_validate(tmp_path):
+    rs = []
+    for i,(mode,size) in enumerate([('L',(50,40)),('RGBA',(70,90)),('RGB',(300,30)),('P',(64,64)),('CMYK',(40,80)),('I;16',(33,55))]):
+        f = tmp_path/f'{i}.{"tif" if mode in ("CMYK","I;16") else "png"}'; Image.new(mode,size).save(f); rs.append(Record(f,size,[[2,2,20,20]],['a']))
+    a = Annotations(rs)
+    for x,b,l in BBoxDataLoaders.from_annotations(a, a, size=64, bs=6).valid: assert x.shape==(6,3,64,64) and (l==1).all()

@@ -1,0 +1,149 @@
+"The whole path: learn four photos by heart, predict, export, evaluate"
+import json, os, subprocess, sys, urllib.error
+from pathlib import Path
+import numpy as np, pytest, torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from ssd_fastai.all import *
+
+@pytest.fixture(scope='module')
+def learn(cells, tmp_path_factory):
+    "Four photos learned by heart"
+    set_seed(0, reproducible=True)
+    ann = read_coco(cells/'train.json', cells/'images')
+    four = Annotations([r for r in ann if {'RBC','WBC','Platelets'}<=set(r.labels)][:4], ann.vocab)
+    size = (120,160)
+    dls = BBoxDataLoaders.from_annotations(Annotations(four.records*8,ann.vocab), four, size=size, bs=4, item_tfms=[BoxResize(size)], batch_tfms=[], path=tmp_path_factory.mktemp('learn'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = ssd_learner(dls, 'resnet10t', pretrained=False, strides=(4,8,16), metrics=coco_metrics())
+    with learn.no_bar(),learn.no_logging(): learn.fine_tune(20, 2e-3)
+    learn.remove_cb(ProgressCallback)
+    return learn
+
+def test_overfit(learn): assert learn.validate()[2]>.95
+def test_every_class_is_learned(learn): assert (learn.ap_per_class()['AP50']>.9).all()
+
+def test_metric_equals_pycocotools_by_hand(learn):
+    "The oracle: results written to files, read and scored by pycocotools as in its demo"
+    rs = learn.dls.records[1]; names = learn.dls.vocab
+    gt = COCO(); k = 0; gt.dataset = dict(info={}, images=[dict(id=i+1) for i in range(len(rs))], categories=[dict(id=i+1,name=n) for i,n in enumerate(names)], annotations=[])
+    for i,r in enumerate(rs):
+        for (x0,y0,x1,y1),l in zip(r.boxes.tolist(),r.labels):
+            k += 1; gt.dataset['annotations'].append(dict(id=k,image_id=i+1,category_id=names.index(l)+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=0))
+    gt.createIndex()
+    res = [row for i,r in enumerate(rs) for row in learn.predict(r.path,min_score=.01,keep=100).to_coco(i+1)]
+    ev = COCOeval(gt, gt.loadRes(res), 'bbox'); ev.evaluate(); ev.accumulate(); ev.summarize()
+    _,ap,ap50 = learn.validate()
+    assert abs(ap-ev.stats[0])<.01 and abs(ap50-ev.stats[1])<.01
+
+def test_predict_takes_anything_and_scales(learn, tmp_path):
+    r = learn.dls.records[1][0]; photo = open_photo(r.path)
+    det = learn.predict(r.path)
+    assert len(det)>=len(r.labels)-1 and (det.boxes>=0).all() and (det.boxes[:,2]<=320).all()
+    assert box_iou(torch.from_numpy(r.boxes),det.boxes).amax(1).mean()>.8
+    for o in (str(r.path),photo,np.array(photo),np.array(photo)/255.,torch.from_numpy(np.array(photo)).permute(2,0,1)): assert torch.allclose(learn.predict(o).boxes,det.boxes,atol=1e-2)
+    big = learn.predict(photo.resize((640,480),Image.Resampling.NEAREST), min_score=.5); small = learn.predict(photo, min_score=.5)
+    # the same pixels reach the model, so boxes are twice as large
+    assert len(big)==len(small)
+    assert torch.allclose(big.boxes, small.boxes*2, atol=3)
+    assert len(learn.predict(photo.convert('L')).vocab)==3 and learn.predict(photo.convert('RGBA')).boxes.shape[1]==4
+    with pytest.raises(FileNotFoundError, match='no photo'): learn.predict('nowhere.jpg')
+
+def test_twice_as_large_exactly(learn):
+    "A photo that already has the model's size, and the same at twice the size, are the same to the model"
+    photo = open_photo(learn.dls.records[1][0].path).resize((160,120))
+    one = learn.predict(photo)
+    h,w = learn.dls.size
+    two = detect(learn.model(compose_tfms(TensorImage(torch.from_numpy(np.array(photo)).permute(2,0,1)[None]), learn.dls.valid.after_batch.fs, split_idx=1)), learn.model.boxes, learn.model.coder, [(2*w,2*h)], learn.dls.vocab, min_score=.3)[0]
+    assert torch.allclose(two.boxes, one.boxes*2, atol=1e-3)
+
+def test_no_nms_is_a_superset(learn):
+    p = learn.dls.records[1][0].path
+    raw,det = learn.predict(p,nms=None),learn.predict(p)
+    assert len(raw)>len(det) and (raw.scores[:-1]>=raw.scores[1:]).all()
+    for b in det.boxes: assert (raw.boxes-b).abs().sum(1).min()<1e-3
+
+def test_export_in_another_process_and_folder(learn, tmp_path):
+    learn.export((tmp_path/'cells.pkl').absolute())
+    p = learn.dls.records[1][0].path
+    code = f"""
+import warnings; warnings.simplefilter('ignore')
+import json
+from fastai.learner import load_learner
+det = load_learner({str(tmp_path/'cells.pkl')!r}).predict({str(p)!r})
+print(json.dumps([det.boxes.tolist(), det.names]))"""
+    (tmp_path/'elsewhere').mkdir()
+    out = subprocess.run([sys.executable,'-W','ignore','-c',code], cwd=tmp_path/'elsewhere', capture_output=True, text=True, check=True).stdout
+    b,names = json.loads(out.strip().splitlines()[-1])
+    det = learn.predict(p)
+    assert names==det.names and torch.allclose(torch.tensor(b),det.boxes,atol=.01)
+
+def test_pictures(learn):
+    learn.dls.show_batch(4); learn.dls.show_batch(3, unique=True, names=True); learn.show_results(2); learn.predict(learn.dls.records[1][0].path).show(min_score=.5); plt.close('all')
+
+def test_groups_freeze_and_slices(learn):
+    body,head = ssd_split(learn.model)
+    assert len(body)+len(head)==len(list(learn.model.parameters()))
+    learn.freeze()
+    bn = {id(p) for m in learn.model.modules() if isinstance(m,nn.BatchNorm2d) for p in m.parameters()}
+    assert all(p.requires_grad==(id(p) in bn) for p in body) and all(p.requires_grad for p in head)
+    learn.unfreeze(); assert all(p.requires_grad for p in body)
+    learn.create_opt(); learn.opt.set_hypers(lr=[1e-5,1e-3])
+    assert [h['lr'] for h in learn.opt.hypers]==[1e-5,1e-3] and sum(len(p) for p in learn.opt.param_lists)==len(body)+len(head)
+
+def test_fine_tune_by_situation(learn, capsys):
+    seen = []
+    def fit(self, n, lr, **kw): seen.append((n,lr,any(p.requires_grad for p in self.model.body.parameters() if p.ndim==4)))
+    learn.fit_one_cycle,was = fit.__get__(learn),learn.pretrained
+    try:
+        learn.pretrained = False; learn.fine_tune(3); learn.fine_tune(3, 5e-3)
+        learn.pretrained = True; learn.fine_tune(3)
+        out = capsys.readouterr().out
+    finally: del learn.fit_one_cycle; learn.pretrained = was; learn.unfreeze()
+    assert seen[:2]==[(3,1e-3,True),(3,5e-3,True)]
+    assert seen[2][0]==1 and not seen[2][2] and seen[3][0]==3 and seen[3][2] and seen[3][1].start<seen[3][1].stop
+    assert 'from scratch' in out and 'frozen' in out
+
+def test_pretrained_offline_and_from_a_local_file(tmp_path, monkeypatch, train, valid):
+    "Weights that we save under the name that torchvision looks for are used; without them the error says what to do"
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr('torch.hub.download_url_to_file', lambda *a,**k: (_ for _ in ()).throw(urllib.error.URLError('offline')))
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
+    with pytest.raises(ConnectionError, match='pretrained=False.*checkpoints'): ssd_learner(dls, resnet18)
+    from torchvision.models import ResNet18_Weights
+    torch.manual_seed(9); made = resnet18(weights=None).state_dict()
+    f = tmp_path/'hub/checkpoints'/Path(ResNet18_Weights.DEFAULT.url).name; f.parent.mkdir(parents=True,exist_ok=True); torch.save(made, f)
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); l = ssd_learner(dls, resnet18)
+    conv1 = next(m for m in l.model.body.modules() if isinstance(m,nn.Conv2d)).weight
+    assert torch.equal(conv1.detach(), made['conv1.weight']) and l.pretrained and not conv1.requires_grad
+
+def test_size_that_does_not_fit(train, valid):
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=(100,128), bs=4)
+    with pytest.warns(UserWarning, match=r'size=\(96, 128\) fits'): ssd_learner(dls, resnet18, pretrained=False)
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=16, bs=4)
+    with pytest.raises(ValueError, match='smaller than one cell'), warnings.catch_warnings():
+        warnings.simplefilter('ignore'); ssd_learner(dls, resnet18, pretrained=False)
+
+def test_same_seed_same_learner(train, valid):
+    def run():
+        set_seed(3, reproducible=True)
+        dls = BBoxDataLoaders.from_annotations(train[:16], valid[:8], size=64, bs=4)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore'); l = ssd_learner(dls, 'resnet10t', pretrained=False, metrics=coco_metrics())
+        with l.no_bar(),l.no_logging(): l.fine_tune(1)
+        return torch.cat([p.flatten() for p in l.model.parameters()])
+    assert torch.allclose(run(), run(), atol=1e-6)
+
+def test_bf16_on_cpu_learns_the_same_shapes(train, valid):
+    dls = BBoxDataLoaders.from_annotations(train[:4], valid[:4], size=64, bs=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore'); l = ssd_learner(dls, 'resnet10t', pretrained=False, precision='bf16', metrics=coco_metrics())
+    with l.no_bar(),l.no_logging(): l.fit(1, 1e-3)
+    assert np.isfinite(l.recorder.losses[-1]) and not torch.is_autocast_enabled('cpu') and next(l.model.parameters()).dtype==torch.float32
+
+def test_user_folder_voc_from_the_command_line(bccd, tmp_path):
+    from ssd_fastai.cli import read_folder
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); a,b = read_folder(bccd)
+    assert (len(a),len(b))==(292,72) and set(a.vocab)=={'RBC','WBC','Platelets'}
