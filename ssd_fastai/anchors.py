@@ -8,13 +8,13 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/anchors.html.md"""
 __all__ = ['grid_centres', 'grid_boxes', 'DefaultBoxes', 'fastai2018_boxes', 'unit_boxes', 'best_ious', 'coverage', 'shape_iou',
            'kmeans', 'fit_default_boxes', 'show_coverage', 'warn_coverage']
 
-# %% ../nbs/10_anchors.ipynb #aec386a0
+# %% ../nbs/10_anchors.ipynb #d8c44520
 import math, warnings
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 from torch import Tensor
 from matplotlib import pyplot as plt
 from torchvision.ops import box_iou
-from .boxes import corners, show_boxes
+from .boxes import corners
 
 # %% ../nbs/10_anchors.ipynb #18ebc250
 def grid_centres(

@@ -7,11 +7,10 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/boxes.html.md"""
 # %% auto #0
 __all__ = ['palette', 'show_boxes', 'centres', 'corners', 'batch_boxes', 'BoxCoder', 'TanhCoder']
 
-# %% ../nbs/02_boxes.ipynb #31c54060
+# %% ../nbs/02_boxes.ipynb #fe928310
 import math
 import numpy as np, torch
 from torch import Tensor
-from torchvision.ops import box_iou
 from matplotlib import pyplot as plt, patheffects
 from fastcore.basics import store_attr
 
@@ -60,7 +59,7 @@ def batch_boxes(
     "Boxes of a batch as the model uses them"
     return (b.as_subclass(Tensor).float()+1)/2
 
-# %% ../nbs/02_boxes.ipynb #65af9370
+# %% ../nbs/02_boxes.ipynb #bbcc9a60
 class BoxCoder:
     "Boxes as offsets from default boxes and back (SSD paper §2.2; the arithmetic of torchvision's `BoxCoder`)"
     def __init__(self,
@@ -73,7 +72,7 @@ class BoxCoder:
     )->Tensor: # (..., 4) offsets tx,ty,tw,th
         "The offsets that turn `default` into `b`"
         b,d = centres(b),centres(default)
-        return torch.cat([(b[...,:2]-d[...,:2])/d[...,2:], (b[...,2:]/d[...,2:]).log()], -1)*b.new_tensor(self.weights)
+        return torch.cat([(b[...,:2]-d[...,:2])/d[...,2:], (b[...,2:].clamp(min=1e-6)/d[...,2:]).log()], -1)*b.new_tensor(self.weights)
     def decode(self,
         t:Tensor, # (..., 4) offsets
         default:Tensor, # (..., 4) default boxes, corners

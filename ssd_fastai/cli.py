@@ -7,12 +7,12 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/cli.html.md"""
 # %% auto #0
 __all__ = ['read_folder', 'ssd_train', 'ssd_predict', 'train_main', 'predict_main']
 
-# %% ../nbs/60_cli.ipynb #93b3e190
-import json, os, sys, time
+# %% ../nbs/60_cli.ipynb #8965cd70
+import json, time
 from pathlib import Path
 from fastcore.script import anno_parser
 
-# %% ../nbs/60_cli.ipynb #8e4e2170
+# %% ../nbs/60_cli.ipynb #fca3b860
 def read_folder(
     path:str|Path, # Folder in COCO or VOC layout
 ): # (train, valid) as `Annotations`
@@ -23,12 +23,12 @@ def read_folder(
     if not (path/'Annotations').is_dir():
         raise FileNotFoundError(f'{path} has neither train.json, valid.json and images/ (COCO), nor JPEGImages/ and Annotations/ (VOC).')
     voc,split = (path/'JPEGImages',path/'Annotations'),path/'ImageSets/Main'
-    train,valid = (next((split/f'{n}.txt' for n in ns if (split/f'{n}.txt').exists()), None) for ns in (('trainval','train'),('test','val')))
-    if train is None or valid is None: return read_voc(*voc).split()
-    train = read_voc(*voc, train)
-    return train,read_voc(*voc, valid, vocab=sorted({*train.vocab,*(l for r in read_voc(*voc, valid) for l in r.labels)}))
+    has = {n:split/f'{n}.txt' for n in ('train','val','trainval','test') if (split/f'{n}.txt').exists()}
+    pairs = [(a,b) for a,b in (('trainval','test'),('train','test'),('train','val')) if a in has and b in has]
+    if not pairs: return read_voc(*voc, has.get('trainval')).split()
+    return tuple(read_voc(*voc, has[n]) for n in pairs[0])
 
-# %% ../nbs/60_cli.ipynb #6eafbd60
+# %% ../nbs/60_cli.ipynb #205ceee0
 def ssd_train(
     data:str=None, # Folder with your photos (COCO or VOC layout); default: draw the sample
     out:str='ssd_out', # Folder for the results
@@ -36,7 +36,7 @@ def ssd_train(
     pretrained:bool=False, # Start from downloaded ImageNet weights?
     epochs:int=6, # Times through the photos
     lr:float=None, # Learning rate; default: that of `fine_tune`
-    size:str='192,256', # What the model sees: height,width
+    size:str='192,256', # What the model sees: height,width, or one number
     bs:int=8, # Photos in a batch
     seed:int=42, # The same seed gives the same detector
 ):
@@ -54,8 +54,8 @@ def ssd_train(
     train,valid = read_folder(data or make_cells())
     print(f'train  {train}\nvalid  {valid}', flush=True)
     set_seed(seed, reproducible=True)
-    dls = BBoxDataLoaders.from_annotations(train, valid, size=tuple(int(o) for o in size.split(',')), bs=bs, path=out)
-    learn = ssd_learner(dls, getattr(tvm,arch,arch), pretrained=pretrained, metrics=coco_metrics())
+    dls = BBoxDataLoaders.from_annotations(train, valid, size=[int(o) for o in size.split(',')]*(1 if ',' in size else 2), bs=bs, path=out)
+    learn = ssd_learner(dls, tvm.get_model_builder(arch) if arch in tvm.list_models() else arch, pretrained=pretrained, metrics=coco_metrics())
     learn.fine_tune(epochs, lr)
     print(f'\nAverage precision on {len(valid)} photos that it was not trained on:\n{learn.ap_per_class().round(3).to_string()}')
     ap = learn.validate()

@@ -1,4 +1,4 @@
-"""One notebook, two lives: a minute in a test, an evening for real
+"""One notebook, three lives: a minute in a test, minutes on a laptop, an evening on a GPU
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/course.html.md"""
 
@@ -14,21 +14,22 @@ from configparser import ConfigParser
 from pathlib import Path
 from types import SimpleNamespace
 
-# %% ../nbs/61_course.ipynb #d558ae20
+# %% ../nbs/61_course.ipynb #76e637f0
 course_defaults = dict(
     quick=dict(n_photos=80, epochs=2, size=(96,128), download=False),
-    full=dict(n_photos=300, epochs=8, size=(192,256), download=False))
+    laptop=dict(n_photos=300, epochs=8, size=(192,256), download=False),
+    full=dict(n_photos=300, epochs=20, size=(192,256), download=True))
 
 def course_settings(
-    profile:str=None, # 'quick' or 'full', or another section of the file; default: the variable SSD_FASTAI_PROFILE, else 'full'
+    profile:str=None, # 'quick', 'laptop' or 'full', or another section of the file; default: the variable SSD_FASTAI_PROFILE, else 'laptop'
     file:str|Path=None, # Settings file; default: `settings.ini` here or in a folder above
 )->SimpleNamespace: # The settings as attributes, and `profile`
     "Settings of the course notebooks for a profile"
-    profile = profile or os.environ.get('SSD_FASTAI_PROFILE') or 'full'
+    profile = profile or os.environ.get('SSD_FASTAI_PROFILE') or 'laptop'
     if file is None: file = next((p/'settings.ini' for p in [Path.cwd(),*Path.cwd().parents] if (p/'settings.ini').exists()), None)
     cp = ConfigParser()
     if file: cp.read(file)
     if profile not in course_defaults and not cp.has_section(profile): raise ValueError(f"There is no profile '{profile}': choose one of {sorted({*course_defaults,*cp.sections()})}")
-    res = dict(course_defaults.get(profile, course_defaults['full']))
+    res = dict(course_defaults.get(profile, course_defaults['laptop']))
     if cp.has_section(profile): res.update({k:literal_eval(v) for k,v in cp[profile].items()})
     return SimpleNamespace(profile=profile, **res)

@@ -7,15 +7,15 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/detect.html.md"""
 # %% auto #0
 __all__ = ['Detections', 'class_probs', 'select', 'detect']
 
-# %% ../nbs/22_detect.ipynb #f5f14580
+# %% ../nbs/22_detect.ipynb #418e3c40
 from dataclasses import dataclass
-import numpy as np, torch
+import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 from fastcore.basics import patch
 from .boxes import show_boxes
 
-# %% ../nbs/22_detect.ipynb #523ca570
+# %% ../nbs/22_detect.ipynb #db324030
 @dataclass
 class Detections:
     "What was found on one photo"
@@ -27,7 +27,9 @@ class Detections:
     @property
     def names(self): return [self.vocab[i] for i in self.labels.tolist()]
     def __len__(self): return len(self.scores)
-    def __getitem__(self, i): return Detections(self.boxes[i],self.scores[i],self.labels[i],self.vocab,self.photo)
+    def __getitem__(self, i):
+        if isinstance(i,int): i = range(len(self))[i]; i = slice(i,i+1)
+        return Detections(self.boxes[i],self.scores[i],self.labels[i],self.vocab,self.photo)
     def __repr__(self):
         rows = [f'  {n} {s:.2f} {[round(v,1) for v in b]}' for n,s,b in zip(self.names,self.scores.tolist(),self.boxes.tolist())]
         return '\n'.join([f'{len(self)} detections']+rows[:8]+([f'  … and {len(rows)-8} more'] if len(rows)>8 else []))
@@ -60,14 +62,14 @@ def class_probs(
     scores = scores.float()
     return scores.softmax(-1)[...,1:] if background else scores.sigmoid()
 
-# %% ../nbs/22_detect.ipynb #96945eb0
+# %% ../nbs/22_detect.ipynb #a0c89820
 def select(
     probs:Tensor, # (A, n_classes) of one photo
     boxes:Tensor, # (A, 4) decoded boxes, corners 0 to 1
     min_score:float=.01, # Drop what scores less
     nms:float=.45, # IoU from which two boxes of a class are the same object; None: no suppression
     top_k:int=400, # Best boxes of each class that enter the suppression
-    keep:int=200, # Best boxes of a photo that are kept
+    keep:int=None, # Best boxes of a photo that are kept; default: 200, and all of them without suppression
 ): # (boxes (n, 4), scores (n,), labels (n,)), highest score first
     "The boxes of one photo worth keeping"
     boxes = boxes.clamp(0,1)
@@ -77,7 +79,7 @@ def select(
     l = torch.arange(p.shape[1],device=p.device).expand_as(s)
     m = s>min_score
     s,i,l = s[m],i[m],l[m]
-    idx = s.argsort(descending=True, stable=True) if nms is None else batched_nms(boxes[i], s, l, nms)[:keep]
+    idx = s.argsort(descending=True, stable=True)[:keep] if nms is None else batched_nms(boxes[i], s, l, nms)[:keep or 200]
     return boxes[i[idx]],s[idx],l[idx]
 
 # %% ../nbs/22_detect.ipynb #f4f75000

@@ -7,24 +7,24 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/learner.html.md"""
 # %% auto #0
 __all__ = ['ssd_split', 'SSDLearner', 'ssd_learner', 'to_photo', 'ssd_learner_2018']
 
-# %% ../nbs/31_learner.ipynb #bdf04a60
+# %% ../nbs/31_learner.ipynb #40e56420
 import warnings
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
-from PIL import Image, ImageOps
+from PIL import Image
 from matplotlib import pyplot as plt
 from fastai.vision.all import *
-from .annotations import Annotations, open_photo
+from .annotations import Annotations, open_photo, to_rgb
 from .boxes import batch_boxes, show_boxes
 from .augment import see_through
 from .data import BBoxDataLoaders, unnormalise
-from .anchors import DefaultBoxes, fit_default_boxes, warn_coverage
+from .anchors import fit_default_boxes, warn_coverage
 from .loss import SSDLoss
 from .model import SSD, ssd_body, ssd_2018, feature_grids
 from .detect import Detections, detect
 from .precision import precision_cbs
-from .metrics import CocoEvaluator, CocoMetric, coco_metrics, by_class, photo_sizes
+from .metrics import CocoEvaluator, by_class, photo_sizes
 
 # %% ../nbs/31_learner.ipynb #293939f0
 def ssd_split(
@@ -33,7 +33,7 @@ def ssd_split(
     "Two parameter groups: body and head"
     return [params(m.body), params(m.head)]
 
-# %% ../nbs/31_learner.ipynb #4fb969d0
+# %% ../nbs/31_learner.ipynb #4bbedef0
 class SSDLearner(Learner): "A fastai `Learner` for an SSD: made by `ssd_learner`"
 
 def _check_size(size, strides):
@@ -46,7 +46,12 @@ def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, **kwa
     device = torch.device(dls.device or default_device()).type
     if device in ('cpu','cuda'): model = model.to(memory_format=torch.channels_last)
     cbs = precision_cbs(precision, device)+list(L(cbs))
-    learn = SSDLearner(dls, model, loss_func or SSDLoss(model.boxes, kind, model.coder), splitter=ssd_split, cbs=cbs, **kwargs)
+    loss_func = loss_func or SSDLoss(model.boxes, kind, model.coder)
+    if getattr(loss_func,'background',model.background)!=model.background:
+        raise ValueError("The loss and the model disagree about a background column: 'multibox' has one, 'bce' and 'focal' have none. Pass the same kind to both.")
+    most = max((r for rs in dls.records for r in rs), key=lambda r:len(r.labels))
+    if len(most.labels)>len(model.boxes): raise ValueError(f'{most.path.name} has {len(most.labels)} objects, but there are only {len(model.boxes)} default boxes: use finer strides, more shapes (k) or a larger size')
+    learn = SSDLearner(dls, model, loss_func, splitter=ssd_split, cbs=cbs, **kwargs)
     learn.pretrained = pretrained
     if pretrained: learn.freeze()
     return learn
@@ -109,25 +114,27 @@ def fine_tune(self:SSDLearner,
     self.unfreeze()
     self.fit_one_cycle(epochs, slice(base_lr/lr_mult,base_lr) if lr_mult!=1 else base_lr, pct_start=pct_start, div=div, **kwargs)
 
-# %% ../nbs/31_learner.ipynb #52975e60
+# %% ../nbs/31_learner.ipynb #4ac7ba30
 def to_photo(
-    item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w); uint8, or floats from 0 to 1
+    item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w); uint8, uint16, or floats from 0 to 1
 )->Image.Image: # RGB
     "Anything that looks like a photo as an RGB photo"
     if isinstance(item,(str,Path)): return open_photo(item)
-    if isinstance(item,Image.Image): return ImageOps.exif_transpose(item).convert('RGB')
+    if isinstance(item,Image.Image): return to_rgb(item)
     a = item.detach().cpu().as_subclass(Tensor).numpy() if isinstance(item,Tensor) else np.asarray(item)
     if isinstance(item,Tensor) and a.ndim==3: a = a.transpose(1,2,0)
     if a.ndim==3 and a.shape[2]==1: a = a[...,0]
     if a.ndim not in (2,3) or a.size==0 or (a.ndim==3 and a.shape[2] not in (3,4)): raise ValueError(f'A photo as an array has the shape (h, w) or (h, w, 3), as a tensor (3, h, w); this one has {tuple(np.shape(item))}')
+    if a.dtype==np.uint16: a = a/65535.
     if a.dtype!=np.uint8:
         if not (np.issubdtype(a.dtype,np.floating) and np.nanmin(a)>=0 and np.nanmax(a)<=1): raise ValueError('An array that is not uint8 needs floats from 0 to 1: divide it by its largest value, and do not normalise it')
         a = (a*255).round().astype(np.uint8)
-    return Image.fromarray(a).convert('RGB')
+    return to_rgb(Image.fromarray(a))
 
 @patch
 def eval_model(self:SSDLearner)->SSD: # On the device of the data, ready to predict
     "The model for prediction: nothing is dropped out, and batch norm uses what it has learned"
+    self.dls.to(self.dls.device)
     return self.model.to(self.dls.device).eval()
 
 @patch

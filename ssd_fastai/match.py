@@ -29,7 +29,7 @@ def forced(
         else: res[i] = idx[i][turn]; taken.add(res[i])
     return torch.tensor(res, device=iou.device)
 
-# %% ../nbs/11_match.ipynb #7e406960
+# %% ../nbs/11_match.ipynb #55ab29c0
 def match(
     default:Tensor, # (A, 4) default boxes, corners
     objects:Tensor, # (n, 4) objects, corners, same unit
@@ -40,9 +40,6 @@ def match(
     iou = box_iou(objects, default)
     best,own = iou.max(0)
     own[best<thr] = -1
-    lost = iou.amax(1)<=0
-    if lost.any():
-        mid = lambda b: (b[:,:2]+b[:,2:])/2
-        iou = torch.where(lost[:,None], -torch.cdist(mid(objects),mid(default)), iou)
-    own[forced(iou)] = torch.arange(len(objects), device=own.device)
+    far = -torch.cdist((objects[:,:2]+objects[:,2:])/2, (default[:,:2]+default[:,2:])/2)
+    own[forced(torch.where(iou>0, iou, far))] = torch.arange(len(objects), device=own.device)
     return own

@@ -7,9 +7,9 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/metrics.html.md"""
 # %% auto #0
 __all__ = ['coco_names', 'CocoEvaluator', 'summary', 'by_class', 'CocoMetric', 'photo_sizes', 'coco_metrics']
 
-# %% ../nbs/30_metrics.ipynb #f7efba30
+# %% ../nbs/30_metrics.ipynb #3ed38a70
 import contextlib, io
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from torch import Tensor
 from fastai.learner import Metric
 from pycocotools.coco import COCO
@@ -17,11 +17,12 @@ from pycocotools.cocoeval import COCOeval
 from .boxes import batch_boxes
 from .detect import Detections, detect
 
-# %% ../nbs/30_metrics.ipynb #7c1ecbd0
+# %% ../nbs/30_metrics.ipynb #289e0220
 class CocoEvaluator:
     "COCO average precision over a whole data set, through pycocotools"
     def __init__(self): self.reset()
-    def reset(self): self.images,self.anns,self.dets,self.vocab,self._res = [],[],[],[],None
+    def reset(self): self.images,self.anns,self.dets,self.vocab,self.last,self._res = [],[],[],[],None,None
+    def __getstate__(self): return type(self)().__dict__ # an exported learner carries no validation set along
     def add(self,
         det:Detections, # What was found on a photo
         boxes:Tensor, # (n, 4) objects on it, corners in its pixels
@@ -65,21 +66,19 @@ def by_class(
     def ap(i,t=slice(None)): return (0. if n.get(i,0) else np.nan) if r is None else _mean(r.eval['precision'][t,:,i,0,-1])
     return pd.DataFrame([(n.get(i,0),ap(i),ap(i,0),ap(i,5)) for i in range(len(ev.vocab))], index=ev.vocab, columns=['objects','AP','AP50','AP75'])
 
-# %% ../nbs/30_metrics.ipynb #aade8660
+# %% ../nbs/30_metrics.ipynb #4b694300
 class CocoMetric(Metric):
     "One number of COCO's summary, over the whole validation set, in the training table"
     def __init__(self,
         stat:str='AP', # One of `coco_names`
         ev:CocoEvaluator=None, # Shared with other metrics
-        collects:bool=True, # Does this one add the photos?
-    ): self.stat,self.ev,self.collects = stat,ev or CocoEvaluator(),collects
+    ): self.stat,self.ev = stat,ev or CocoEvaluator()
     @property
     def name(self): return self.stat
-    def reset(self):
-        if self.collects: self.ev.reset()
+    def reset(self): self.ev.reset()
     def accumulate(self, learn):
-        if not self.collects: return
-        model,(bbox,label) = learn.model,learn.yb
+        if self.ev.last is learn.yb: return # another metric has added this batch
+        self.ev.last,model,(bbox,label) = learn.yb,learn.model,learn.yb
         sizes = photo_sizes(learn.dl, len(self.ev.images), len(label), model.size)
         dets = detect(learn.pred, model.boxes, model.coder, sizes, learn.dls.vocab, model.background, keep=100)
         for d,b,l,s in zip(dets, batch_boxes(bbox).cpu(), label.as_subclass(Tensor).cpu(), sizes): self.ev.add(d, b[l>0]*b.new_tensor([*s,*s]), l[l>0]-1)
@@ -104,4 +103,4 @@ def coco_metrics(
     bad = [s for s in stats if s not in coco_names]
     if bad: raise ValueError(f'{bad}: choose from {coco_names}')
     ev = CocoEvaluator()
-    return [CocoMetric(s, ev, i==0) for i,s in enumerate(stats)]
+    return [CocoMetric(s, ev) for s in stats]

@@ -66,7 +66,7 @@ class BodyMaps(nn.Module):
         for p in self.parts: x = p(x); maps.append(x)
         return maps
 
-# %% ../nbs/20_model.ipynb #a84b3c00
+# %% ../nbs/20_model.ipynb #abd7b2d0
 class TimmMaps(nn.Module):
     "A timm model that returns its feature maps at the given strides, finest first"
     def __init__(self,
@@ -75,15 +75,19 @@ class TimmMaps(nn.Module):
         pretrained:bool=False, # Download weights?
     ):
         super().__init__()
-        import timm
+        try: import timm
+        except ImportError: raise ImportError(f"'{name}' is the name of a timm model: pip install timm, or pass a torchvision model such as resnet18") from None
         info = timm.create_model(name, features_only=True).feature_info
         have = info.reduction()
         found = [s for s in strides if s in have] or [max(have)]
         gaps = [s for s in strides if s<max(have) and s not in have]
         if gaps: raise ValueError(f'{name} has no feature map at stride {gaps}: it has {sorted(set(have))}')
-        self.net = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=[have.index(s) for s in found])
+        try: self.net = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=[have.index(s) for s in found])
+        except OSError as e:
+            raise ConnectionError(f'The pretrained weights of {name} could not be downloaded ({str(e).splitlines()[0]}). Without network: pass pretrained=False to train from scratch, '
+                                  'or copy the Hugging Face cache of a machine that has them.') from None
         self.chs,self.strides = [info.channels()[have.index(s)] for s in found],found
-    def forward(self, x): return self.net(x)
+    def forward(self, x): return [m if m.shape[1]==c else m.permute(0,3,1,2) for m,c in zip(self.net(x),self.chs)] # some have channels last
 
 def ssd_body(
     arch, # A function that makes a torchvision or fastai model, such as `resnet34`; or the name of a timm model
@@ -93,9 +97,11 @@ def ssd_body(
     weights=None, # torchvision weights other than the model's best
 )->nn.Module: # Returns feature maps; has `chs` and `strides`
     "A body that returns feature maps"
-    name = arch if isinstance(arch,str) else arch.__name__
+    name,strides = arch if isinstance(arch,str) else arch.__name__,sorted(strides)
+    if isinstance(arch,str):
+        if cut is not None or weights is not None: raise ValueError(f"cut and weights are for torchvision models; '{arch}' is the name of a timm model")
+        return TimmMaps(arch, strides, pretrained)
     try:
-        if isinstance(arch,str): return TimmMaps(arch, strides, pretrained)
         meta = model_meta.get(arch, {})
         fastai_own = arch.__module__.startswith('fastai')
         model = arch(pretrained=pretrained) if fastai_own else arch(weights=weights or ('DEFAULT' if pretrained else None))
@@ -122,7 +128,7 @@ def prior_bias(
     if not 0<prior<1: raise ValueError(f'prior={prior} must lie between 0 and 1')
     return -math.log((1-prior)/prior)
 
-# %% ../nbs/20_model.ipynb #8ab78e60
+# %% ../nbs/20_model.ipynb #0ff8b400
 def conv(
     ni:int, # Channels in
     nf:int, # Channels out
@@ -141,12 +147,13 @@ class SSDHead(nn.Module):
         use_body:bool=True, # Do the body's maps get heads, or only the extra ones?
         boosters:int=0, # Stride-1 convolutions before the heads of the body's maps
         width:int=256, # Channels of boosters and extra maps
-        drop:float=0., # Dropout in boosters and extra maps
+        drop:float=0., # Dropout before the heads and in extra maps
     ):
         super().__init__()
         used = list(chs) if use_body else []
         n_extra,self.n_out = len(ks)-len(used),n_out
-        self.boosters = nn.ModuleList(nn.Sequential(*[conv(width if i else c, width, drop=drop) for i in range(boosters)]) for c in used)
+        def idle(): return [nn.Dropout(drop)] if drop and not boosters else []
+        self.boosters = nn.ModuleList(nn.Sequential(*idle(), *[conv(width if i else c, width, drop=drop) for i in range(boosters)]) for c in used)
         self.extra = nn.ModuleList(nn.Sequential(*([] if i else [conv(chs[-1],width,drop=drop)]), conv(width,width,2,drop)) for i in range(n_extra))
         outs = [width if boosters else c for c in used] + [width]*n_extra
         self.classes = nn.ModuleList(nn.Conv2d(c,k*n_out,3,padding=1) for c,k in zip(outs,ks))
@@ -170,7 +177,7 @@ def set_bias(
     with torch.no_grad():
         for c in head.classes: c.bias.view(-1,head.n_out)[:,int(background):] = bias
 
-# %% ../nbs/20_model.ipynb #96efebf0
+# %% ../nbs/20_model.ipynb #9c40d170
 def feature_grids(
     body:nn.Module, # A body with `strides`
     strides:list, # Strides of all the maps wanted; those beyond the body's are made by halving
@@ -182,7 +189,10 @@ def feature_grids(
     with torch.no_grad(): grids = [tuple(m.shape[-2:]) for m in body.eval()(torch.zeros(1,3,*size))]
     body.train(training)
     g,res = grids[-1],[g for g,s in zip(grids,body.strides) if s in strides]
-    for _ in range(len(strides)-len(res)): g = tuple((n+1)//2 for n in g); res.append(g)
+    more,last = [s for s in strides if s not in body.strides],max(body.strides)
+    if more!=[last*2**(i+1) for i in range(len(more))]:
+        raise ValueError(f'This body ends at stride {last}, and each map beyond it halves the one before: ask for {last*2}, {last*4}, …, not {more}')
+    for _ in more: g = tuple((n+1)//2 for n in g); res.append(g)
     return res
 
 class SSD(nn.Module):

@@ -7,7 +7,8 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/precision.html.md"""
 # %% auto #0
 __all__ = ['cpu_has_bf16', 'CPUBf16', 'precision_cbs']
 
-# %% ../nbs/28_precision.ipynb #4376ece0
+# %% ../nbs/28_precision.ipynb #b5999fc0
+from functools import partial
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision, AMPMode
@@ -18,17 +19,15 @@ def cpu_has_bf16()->bool: # True if bfloat16 is fast here
     "Does this processor multiply bfloat16 in hardware (AMX, or AVX-512 BF16)?"
     return any(getattr(torch.cpu, f, lambda: False)() for f in ('_is_amx_tile_supported','_is_avx512_bf16_supported'))
 
-# %% ../nbs/28_precision.ipynb #19d29e00
+# %% ../nbs/28_precision.ipynb #e3d15d30
+def _bf16_forward(m, *args):
+    with torch.autocast('cpu', torch.bfloat16, enabled=m.training): out = type(m).forward(m, *args)
+    return to_float(out)
+
 class CPUBf16(Callback):
-    "Run the model in bfloat16 on a CPU; outputs are float32 again before the loss"
-    order = 10
-    def before_batch(self):
-        self.cast = torch.autocast('cpu', torch.bfloat16)
-        self.cast.__enter__()
-    def after_pred(self): self.close(); self.learn.pred = to_float(self.pred)
-    def after_cancel_batch(self): self.close()
-    def close(self):
-        if getattr(self,'cast',None) is not None: self.cast.__exit__(None,None,None); self.cast = None
+    "Train the model in bfloat16 on a CPU; its outputs are float32, and so is validation"
+    def before_fit(self): self.learn.model.forward = partial(_bf16_forward, self.learn.model)
+    def after_fit(self): self.learn.model.__dict__.pop('forward', None)
 
 # %% ../nbs/28_precision.ipynb #acb468f0
 def precision_cbs(

@@ -30,6 +30,9 @@ def test_dirty_boxes(tmp_path, box, n, action):
     (lambda d: d['annotations'][0].pop('bbox'), ValueError, 'bbox'),
     (lambda d: d['images'][0].update(width=640,height=480), BadPhoto, 'another version'),
     (lambda d: d['images'][0].update(file_name='gone.jpg'), BadPhoto, 'gone.jpg'),
+    (lambda d: d['annotations'][0].update(bbox=[1,2,3]), ValueError, 'annotation 0 has the bbox'),
+    (lambda d: d['annotations'][0].update(bbox=None), ValueError, 'annotation 0 has the bbox'),
+    (lambda d: d.update(images=None), ValueError, 'not a COCO'),
     (lambda d: d.update(images=[],annotations=[]), ValueError, 'no photos')])
 def test_broken_files_say_so(tmp_path, change, error, say):
     f,imgs = coco(tmp_path, [(3,[1,1,9,9])])
@@ -55,7 +58,7 @@ def test_all_bad_photos_are_named_and_can_be_left_out(tmp_path):
 def xml(obj='', size='<size><width>64</width><height>48</height></size>', fn='<filename>0.jpg</filename>'): return f'<annotation>{fn}{size}{obj}</annotation>'
 def obj(b, name='<name>a</name>'): return f'<object>{name}<bndbox>' + ''.join(f'<{k}>{v}</{k}>' for k,v in zip(('xmin','ymin','xmax','ymax'),b)) + '</bndbox></object>'
 
-@pytest.mark.parametrize('text,say', [(xml(size=''),'no <size>'), (xml(obj([1,1,9])),'object 0'), (xml(obj([1,1,9,'x'])),'object 0'), (xml(obj([1,1,9,9],'')),'object 0'), ('<annotation>','Is it complete')])
+@pytest.mark.parametrize('text,say', [(xml(size=''),'no <size>'), (xml(size='<size><width>64</width></size>'),'no <size>'), (xml(size='<size><width/><height>a</height></size>'),'no <size>'), (xml(obj([1,1,9])),'object 0'), (xml(obj([1,1,9,'x'])),'object 0'), (xml(obj([1,1,9,9],'')),'object 0'), ('<annotation>','Is it complete')])
 def test_bad_xml_is_named(tmp_path, text, say):
     Image.new('RGB',(64,48)).save(tmp_path/'0.jpg'); (tmp_path/'0.xml').write_text(text)
     with pytest.raises(ValueError, match=say) as e: read_voc(tmp_path, tmp_path)
@@ -79,3 +82,15 @@ def test_bccd(bccd):
     assert len(a)==364 and {k:int(v) for k,v in a.stats()['objects'].items()}==dict(RBC=4153,WBC=372,Platelets=361)
     t = read_voc(bccd/'JPEGImages', bccd/'Annotations', bccd/'ImageSets/Main/test.txt')
     assert len(t)==72
+
+@pytest.mark.parametrize('ext', ['jpg','png','bmp','tif','gif','webp'])
+def test_cut_off_files_are_found(tmp_path, ext):
+    f = tmp_path/f'a.{ext}'; Image.fromarray(np.random.default_rng(0).integers(0,255,(60,80,3),dtype=np.uint8)).save(f)
+    assert photo_size(f)==(80,60)
+    f.write_bytes(f.read_bytes()[:f.stat().st_size*2//3])
+    with pytest.raises(BadPhoto, match=f'a.{ext}'): photo_size(f)
+
+def test_slivers_never_reach_the_loss(tmp_path):
+    with pytest.warns(BoxWarning, match='no area'): a = read_coco(*coco(tmp_path, [(3,[5,5,1e-4,20]),(3,[1,1,9,9])]))
+    assert len(a[0].boxes)==1
+    d = torch.tensor([[.1,.1,.3,.3]]); assert torch.isfinite(BoxCoder().encode(torch.tensor([[.2,.2,.2,.2]]),d)).all()

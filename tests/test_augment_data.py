@@ -90,7 +90,12 @@ def test_bad_pairs(train, valid):
     with pytest.raises(ValueError, match='no photos in `valid`'): BBoxDataLoaders.from_annotations(train, Annotations([]))
     with pytest.warns(UserWarning, match='cannot be learned'): BBoxDataLoaders.from_annotations(Annotations(train.records[:20],train.vocab+['virus']), valid, size=64)
     with pytest.warns(UserWarning, match='using bs=5'): assert BBoxDataLoaders.from_annotations(train[:5], valid, size=64).train.bs==5
-    for s in (0,(1,2,3),-5):
+    for bad,say in (([[5,5,5,9]],'no area'),([[9,9,5,5]],'no area'),([[900,5,950,9]],'outside')):
+        hand = Annotations(train.records[:3]+[Record(valid[3].path,valid[3].size,bad,['RBC'])],train.vocab)
+        with pytest.raises(ValueError, match=f'{valid[3].path.name}.*{say}'): BBoxDataLoaders.from_annotations(hand, valid)
+    with pytest.raises(ValueError, match='not in its vocab'): BBoxDataLoaders.from_annotations(Annotations(train.records,['RBC','WBC']), Annotations([valid.records[24]],['RBC']))
+    with pytest.warns(UserWarning, match='in `train` and in `valid`'): BBoxDataLoaders.from_annotations(train, train[:5], size=64)
+    for s in (0,(1,2,3),-5,22.5):
         with pytest.raises(ValueError, match='size='): BBoxDataLoaders.from_annotations(train, valid, size=s)
 
 def test_odd_photos_train_and_validate(tmp_path):
@@ -99,3 +104,22 @@ def test_odd_photos_train_and_validate(tmp_path):
         f = tmp_path/f'{i}.{"tif" if mode in ("CMYK","I;16") else "png"}'; Image.new(mode,size).save(f); rs.append(Record(f,size,[[2,2,20,20]],['a']))
     a = Annotations(rs)
     for x,b,l in BBoxDataLoaders.from_annotations(a, a, size=64, bs=6).valid: assert x.shape==(6,3,64,64) and (l==1).all()
+
+def test_fastai_transforms_are_safe_or_refused(train, valid):
+    for t in (FlipItem(),DihedralItem(),Resize(64),RandomCrop(64)):
+        with pytest.raises(ValueError, match='lose boxes'): BBoxDataLoaders.from_annotations(train, valid, item_tfms=[t])
+    dls = BBoxDataLoaders.from_annotations(train, valid, size=128, bs=16, batch_tfms=aug_transforms(do_flip=True,flip_vert=True,max_rotate=45,max_zoom=2,max_warp=.3))
+    for x,b,l in dls.train:
+        bb = batch_boxes(b); assert l.dtype==torch.int64 and (bb>=0).all() and (bb<=1).all()
+        assert ((bb[l>0][:,2:]-bb[l>0][:,:2])>0).all()
+
+def test_datablock_makes_our_loaders(train):
+    dls = bbox_datablock(train.vocab, (96,128)).dataloaders(train.records, bs=8, num_workers=0)
+    assert type(dls) is BBoxDataLoaders and dls.size==(96,128) and dls.vocab==train.vocab and len(dls.records[0])==192
+    assert ssd_learner(dls, resnet18, pretrained=False).model.n_classes==3
+
+def test_from_voc_keeps_valid_out_of_train(valid, tmp_path):
+    valid.to_voc(tmp_path); (tmp_path/'val.txt').write_text('\n'.join(r.path.stem for r in valid.records[:10]))
+    dls = BBoxDataLoaders.from_voc(valid.folder(), tmp_path, valid=tmp_path/'val.txt', size=64, bs=4)
+    a,b = ({r.path for r in o} for o in dls.records); assert len(b)==10 and not a&b and len(a)==50
+    with pytest.raises(TypeError): BBoxDataLoaders.from_voc(valid.folder(), tmp_path, batchsize=3)

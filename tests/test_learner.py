@@ -63,6 +63,7 @@ def test_no_nms_is_a_superset(learn):
     p = learn.dls.records[1][0].path
     raw,det = learn.predict(p,nms=None),learn.predict(p)
     assert len(raw)>len(det) and (raw.scores[:-1]>=raw.scores[1:]).all()
+    assert len(learn.predict(p,nms=None,keep=3))==3
     for b in det.boxes: assert (raw.boxes-b).abs().sum(1).min()<1e-3
 
 def test_export_in_another_process_and_folder(learn, tmp_path):
@@ -79,6 +80,40 @@ print(json.dumps([det.boxes.tolist(), det.names]))"""
     b,names = json.loads(out.strip().splitlines()[-1])
     det = learn.predict(p)
     assert names==det.names and torch.allclose(torch.tensor(b),det.boxes,atol=.01)
+
+def test_export_is_small_and_carries_no_data(learn, tmp_path):
+    learn.validate(); learn.export((tmp_path/'a.pkl').absolute())
+    params = sum(p.numel() for p in learn.model.parameters())*4
+    assert (tmp_path/'a.pkl').stat().st_size<params*1.05+2e6
+
+def test_any_one_metric_collects(learn):
+    was = learn.metrics; want = learn.validate()[2]
+    try:
+        learn.metrics = coco_metrics()[1:]; assert abs(learn.validate()[1]-want)<1e-6
+        learn.metrics = coco_metrics(['AP75','AP small','AR 100']); assert len(learn.validate())==4
+    finally: learn.metrics = was
+
+def test_same_photo_same_answer_however_it_comes(learn, tmp_path):
+    photo = open_photo(learn.dls.records[1][0].path)
+    a = np.dstack([np.array(photo),np.where(np.arange(320)<160,255,0)[None].repeat(240,0)]).astype(np.uint8)
+    f = tmp_path/'t.png'; Image.fromarray(a).save(f); want = learn.predict(f)
+    for o in (Image.open(f),a,torch.from_numpy(a).permute(2,0,1)): assert torch.allclose(learn.predict(o).boxes,want.boxes,atol=1e-3)
+    g = (np.array(photo.convert('L')).astype(np.uint16)*257); f = tmp_path/'g.png'; Image.fromarray(g).save(f); want = learn.predict(f)
+    for o in (Image.open(f),g): assert torch.allclose(learn.predict(o).boxes,want.boxes,atol=.5)
+
+def test_loss_and_model_must_agree(train, valid):
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore'); l = ssd_learner(dls, 'resnet10t', pretrained=False)
+        with pytest.raises(ValueError, match='background column'): ssd_learner(dls, 'resnet10t', pretrained=False, loss_func=SSDLoss(l.model.boxes,'focal'))
+        with pytest.raises(ValueError, match='background column'): ssd_learner_2018(dls, resnet18, pretrained=False, kind='multibox')
+        for kind in ('bce','focal'): assert ssd_learner(dls, 'resnet10t', pretrained=False, kind=kind).model.background is False
+
+def test_more_objects_than_boxes(valid):
+    r = valid[0]; rng = np.random.default_rng(0); lo = rng.uniform(0,200,(200,2))
+    many = Annotations([Record(r.path,r.size,np.concatenate([lo,lo+9],1),['RBC']*200)]*4, valid.vocab)
+    with pytest.raises(ValueError, match=f'{r.path.name} has 200 objects'), warnings.catch_warnings():
+        warnings.simplefilter('ignore'); ssd_learner_2018(BBoxDataLoaders.from_annotations(many, valid[:4], bs=4), resnet18, pretrained=False)
 
 def test_pictures(learn):
     learn.dls.show_batch(4); learn.dls.show_batch(3, unique=True, names=True); learn.show_results(2); learn.predict(learn.dls.records[1][0].path).show(min_score=.5); plt.close('all')
@@ -147,3 +182,12 @@ def test_user_folder_voc_from_the_command_line(bccd, tmp_path):
     from ssd_fastai.cli import read_folder
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); a,b = read_folder(bccd)
     assert (len(a),len(b))==(292,72) and set(a.vocab)=={'RBC','WBC','Platelets'}
+
+@pytest.mark.parametrize('files,want', [(('train','val','trainval'),(6,4)),(('train','val','trainval','test'),(10,2)),(('trainval',),(8,2)),((),(10,2))])
+def test_voc_folders_never_leak(valid, tmp_path, files, want):
+    from ssd_fastai.cli import read_folder
+    a = valid[:12]; a.to_voc(tmp_path/'Annotations'); (tmp_path/'JPEGImages').symlink_to(valid.folder()); s = tmp_path/'ImageSets/Main'; s.mkdir(parents=True)
+    stems = [r.path.stem for r in a]; parts = dict(train=stems[:6],val=stems[6:10],trainval=stems[:10],test=stems[10:])
+    for f in files: (s/f'{f}.txt').write_text('\n'.join(parts[f]))
+    t,v = read_folder(tmp_path)
+    assert (len(t),len(v))==want and not {r.path for r in t}&{r.path for r in v}

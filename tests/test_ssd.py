@@ -129,6 +129,10 @@ def test_wrong_sizes_and_strides():
     body = ssd_body(resnet18, [8,16,32], pretrained=False)
     with pytest.raises(ValueError, match='smaller than one cell'): feature_grids(body, [8,16,32], (16,64))
     with pytest.raises(ValueError, match='no feature map at stride'): ssd_body(resnet18, [5], pretrained=False)
+    for st in ([8,16,64],[8,16,32,128],[16,48]):
+        with pytest.raises(ValueError, match='halves the one before|no feature map'): feature_grids(ssd_body(resnet18,st,pretrained=False), st, (128,128))
+    assert ssd_body(resnet18,[32,8],pretrained=False).strides==[8,32]
+    with pytest.raises(ValueError, match='torchvision models'): ssd_body('resnet10t',cut=-2,pretrained=False)
     m = SSD(body, DefaultBoxes(feature_grids(body,[8,16,32],(64,64)),[[(.1,.1)]]*3), 2, (64,64))
     with pytest.raises(ValueError, match='is for pictures of'): m(torch.zeros(1,3,96,96))
 
@@ -155,3 +159,13 @@ def test_fitted_boxes_cover(train):
     assert (c>old).all() and c['RBC']>90 and c['WBC']>90 and db.boxes.shape==(4*(24*32+12*16+6*8),4)
     with pytest.warns(UserWarning, match='Platelets'): warn_coverage(fastai2018_boxes(), train)
     with pytest.raises(ValueError, match='no objects'): fit_default_boxes(train[24:25] if not train[24].labels else [], grids)
+
+def test_dropout_is_there():
+    body = ssd_body(resnet18, [8,16,32], pretrained=False); db = DefaultBoxes([(8,8),(4,4),(2,2)],[[(.1,.1)]]*3)
+    for kw,n in ((dict(drop=0.),0),(dict(drop=.3),3),(dict(drop=.3,boosters=2),6)):
+        assert sum(isinstance(m,nn.Dropout) and m.p==.3 for m in SSD(body,db,2,(64,64),**kw).modules())==n
+
+def test_identical_objects_get_neighbouring_boxes():
+    d = DefaultBoxes([(20,20)],[[(.05,.05)]]).boxes; b = torch.tensor([[.101,.101,.149,.149]]*2)
+    own = match(d,b); at = [((d[own==i][:,:2]+d[own==i][:,2:])/2) for i in (0,1)]
+    assert all(len(a) for a in at) and (torch.cat(at)-.125).abs().max()<.06
