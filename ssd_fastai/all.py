@@ -10,6 +10,7 @@ from ssd_fastai.boxes import *
 from ssd_fastai.augment import *
 from ssd_fastai.data import *
 from ssd_fastai.formats import *
+from ssd_fastai.check import *
 from ssd_fastai.anchors import *
 from ssd_fastai.match import *
 from ssd_fastai.loss import *

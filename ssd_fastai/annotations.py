@@ -143,12 +143,6 @@ def finish(
         warnings.warn(', '.join(f'{c} {k}' for k,c in n.items()) + '; first: ' + '; '.join(f'{f} {o}'.strip() for f,o,_,_ in probs[:3]) + '. All of them: `.check()`', BoxWarning, stacklevel=3)
     return Annotations(recs, vocab, probs)
 
-# %% ../nbs/01_annotations.ipynb #f8457690
-@patch
-def check(self:Annotations)->pd.DataFrame:
-    "Everything that was wrong with the labels and what was done about it: a row for each problem"
-    return pd.DataFrame(self.problems, columns=['file','object','problem','action'])
-
 # %% ../nbs/01_annotations.ipynb #16006a90
 def _load(file, parse):
     try: return parse(Path(file))

@@ -12,9 +12,11 @@ def readme()->str:
     nb.cells = [c for c in nb.cells if not c.source.lstrip().startswith('#| hide')]
     for c in nb.cells:
         for o in c.get('outputs', []):
-            if 'image/png' in o.get('data',{}): o['data'] = {'text/plain':''}   # the picture at the top serves
+            if {'image/png','image/jpeg'}&set(o.get('data',{})): o['data'] = {'text/plain':''}   # the picture at the top serves
         if c.cell_type=='code': c.outputs = [o for o in c.outputs if o.get('name')!='stderr']
+    nb.metadata['language_info'] = dict(name='python')
     body,_ = MarkdownExporter().from_notebook_node(nb)
+    body = body.replace('](images/','](nbs/images/')
     body = re.sub(r'<style>.*?</style>', '', body, flags=re.S)
     body = re.sub(r'\n\s*\n\s*\n+', '\n\n', re.sub(r'[ \t]+\n', '\n', body))
     return '<!-- Written by tests/readme.py from nbs/index.ipynb: edit that -->\n\n' + body.strip() + '\n'
