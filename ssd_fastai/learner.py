@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/learner.html.md"""
 # %% auto #0
 __all__ = ['ssd_split', 'SSDLearner', 'ssd_learner', 'to_photo', 'ssd_learner_2018']
 
-# %% ../nbs/31_learner.ipynb #40e56420
+# %% ../nbs/31_learner.ipynb #1790b0a0
 import warnings
 from pathlib import Path
 import numpy as np, torch
@@ -24,7 +24,7 @@ from .loss import SSDLoss
 from .model import SSD, ssd_body, ssd_2018, feature_grids
 from .detect import Detections, detect
 from .precision import precision_cbs
-from .metrics import CocoEvaluator, by_class, photo_sizes
+from .metrics import CocoEvaluator, by_class
 
 # %% ../nbs/31_learner.ipynb #293939f0
 def ssd_split(
@@ -173,7 +173,7 @@ def show_results(self:SSDLearner,
         show_boxes(im.numpy(), d.boxes, [f'{s:.2f}' for s in d.scores.tolist()], d.labels, ax=row[1], title=f'{len(d)} found')
     plt.tight_layout()
 
-# %% ../nbs/31_learner.ipynb #337abfa0
+# %% ../nbs/31_learner.ipynb #a363a280
 @patch
 @torch.no_grad()
 def ap_per_class(self:SSDLearner,
@@ -181,10 +181,7 @@ def ap_per_class(self:SSDLearner,
 )->pd.DataFrame: # A row for each class: objects, AP, AP50, AP75
     "Average precision of each class over a data set"
     dl,m,ev = self.dls.valid if dl is None else dl,self.eval_model(),CocoEvaluator()
-    for xb,bb,lb in dl:
-        sizes = photo_sizes(dl, len(ev.images), len(lb), m.size)
-        for d,b,l,s in zip(detect(m(xb),m.boxes,m.coder,sizes,self.dls.vocab,m.background,keep=100), batch_boxes(bb).cpu(), lb.as_subclass(Tensor).cpu(), sizes):
-            ev.add(d, b[l>0]*b.new_tensor([*s,*s]), l[l>0]-1)
+    for xb,*yb in dl: ev.add_batch(m, m(xb), yb, dl, self.dls.vocab)
     return by_class(ev)
 
 # %% ../nbs/31_learner.ipynb #d8a5cd60
