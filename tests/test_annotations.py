@@ -21,7 +21,7 @@ def test_dirty_boxes(tmp_path, box, n, action):
     with pytest.warns(BoxWarning, match=action): a = read_coco(*coco(tmp_path, [(3,box),(3,[1,1,9,9])]))
     b = a[0].boxes
     assert len(b)==n+1 and (b>=0).all() and (b[:,[0,2]]<=64).all() and (b[:,[1,3]]<=48).all() and (b[:,2:]>b[:,:2]).all()
-    assert a.check()['action'].tolist()==[action] and a.check()['file'][0].endswith('0.jpg')
+    assert [p[3] for p in a.problems]==[action] and a.problems[0][0].endswith('0.jpg')
 
 @pytest.mark.parametrize('change,error,say', [
     (lambda d: d.pop('categories'), ValueError, 'categories'),
