@@ -68,7 +68,7 @@ def ssd_train(
     print(f"\nThe detector: {out/('cells.pkl' if not data else 'detector.pkl')}\nThe photo with its boxes: {out/'detections.png'}\nAll of it took {time.perf_counter()-start:.0f} s")
     return learn
 
-# %% ../nbs/60_cli.ipynb #4f22dbe0
+# %% ../nbs/60_cli.ipynb #d0e15d60
 def ssd_predict(
     model:str, # A detector, as `ssd_train` or `learn.export` leaves it
     photos:str, # A photo, or a folder of photos
@@ -81,7 +81,6 @@ def ssd_predict(
     from matplotlib import pyplot as plt
     from fastai.learner import load_learner
     from fastai.data.transforms import get_image_files
-    import ssd_fastai.learner
     out,src = Path(out),Path(photos)
     files = sorted(get_image_files(src)) if src.is_dir() else [src]
     if not Path(model).exists(): raise SystemExit(f'There is no detector {model}: train one with ssd_train.')

@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/formats.html.md"""
 # %% auto #0
 __all__ = ['photo_types', 'csv_columns', 'read_yolo', 'read_csv']
 
-# %% ../nbs/05_formats.ipynb #6f4bf070
+# %% ../nbs/05_formats.ipynb #1b1fcb60
 import json, os, shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, yaml
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from .annotations import Annotations, Record, finish, inside, photo_size, read_coco, read_voc
+from .annotations import Annotations, Record, finish, inside, photo_size
 from .data import BBoxDataLoaders
 
 # %% ../nbs/05_formats.ipynb #26465ce0

@@ -7,8 +7,8 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/loss.html.md"""
 # %% auto #0
 __all__ = ['targets', 'box_loss', 'hard_negatives', 'SSDLoss']
 
-# %% ../nbs/12_loss.ipynb #cba35fe0
-import torch, torch.nn.functional as F
+# %% ../nbs/12_loss.ipynb #2d620700
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 from .boxes import BoxCoder, batch_boxes

@@ -1,4 +1,4 @@
-import os, warnings
+import os
 from pathlib import Path
 import matplotlib, pytest
 matplotlib.use('Agg')

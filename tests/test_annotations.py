@@ -1,4 +1,4 @@
-import json, warnings
+import json
 import numpy as np, pytest
 from PIL import Image
 from ssd_fastai.all import *

@@ -1,5 +1,5 @@
 "Kinds of dirt, and what each one must give: a row in the table, an error that names the file, or a repair"
-import json, warnings
+import warnings
 import numpy as np, pytest
 from PIL import Image
 from ssd_fastai.all import *

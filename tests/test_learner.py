@@ -1,5 +1,5 @@
 "The whole path: learn four photos by heart, predict, export, evaluate"
-import json, os, subprocess, sys, urllib.error
+import json, subprocess, sys, urllib.error
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image

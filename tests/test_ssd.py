@@ -1,14 +1,13 @@
 "Boxes, matching, loss, model and detection against torchvision and plain arithmetic"
 import math
-import pytest, torch, torchvision
+import pytest, torch
 from torch import nn
-import torch.nn.functional as F
 from torchvision.models.detection._utils import BoxCoder as TVCoder, SSDMatcher
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection import ssd as tvssd
 from torchvision.models import resnet18, resnet34, resnet50, vgg16_bn, mobilenet_v2, mobilenet_v3_large
-from ssd_fastai.all import DefaultBoxes, BoxCoder, TanhCoder, SSDLoss, SSD, SSDHead, Detections, corners, centres, match, forced, hard_negatives, targets, box_iou, detect, select, ssd_body, ssd_2018, feature_grids, prior_bias, per_box, kmeans, fit_default_boxes, coverage, fastai2018_boxes, warn_coverage
+from ssd_fastai.all import DefaultBoxes, BoxCoder, TanhCoder, SSDLoss, SSD, centres, match, hard_negatives, box_iou, detect, ssd_body, ssd_2018, feature_grids, kmeans, fit_default_boxes, coverage, fastai2018_boxes, warn_coverage
 
 def boxes(n, g, small=.02):
     lo = torch.rand(n,2,generator=g)*.8
