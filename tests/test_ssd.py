@@ -7,7 +7,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection import ssd as tvssd
 from torchvision.models import resnet18, resnet34, resnet50, vgg16_bn, mobilenet_v2, mobilenet_v3_large
-from ssd_fastai.all import DefaultBoxes, BoxCoder, TanhCoder, SSDLoss, SSD, centres, match, hard_negatives, box_iou, detect, ssd_body, ssd_2018, feature_grids, kmeans, fit_default_boxes, coverage, fastai2018_boxes, warn_coverage
+from ssd_fastai.all import DefaultBoxes, BoxCoder, TanhCoder, SSDLoss, SSD, centres, match, hard_negatives, box_iou, detect, ssd_body, ssd_2018, feature_grids, kmeans, fit_default_boxes, coverage, fastai2018_boxes, published_boxes, boxes_strides, warn_coverage
 
 def boxes(n, g, small=.02):
     lo = torch.rand(n,2,generator=g)*.8
@@ -31,6 +31,26 @@ def test_default_boxes_equal_torchvision():
     want = gen(ImageList(torch.zeros(1,3,96,128),[(96,128)]), [torch.zeros(1,1,6,8),torch.zeros(1,1,3,4)])[0]/torch.tensor([128,96,128,96.])
     ours = DefaultBoxes([(6,8),(3,4)], gen._wh_pairs).boxes
     assert torch.allclose(ours, want, atol=1e-5)
+
+@pytest.mark.parametrize('name', ['ssd300_coco','ssdlite320'])
+def test_published_boxes_equal_torchvision(name):
+    from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
+    make,n = dict(ssd300_coco=(ssd300_vgg16,300), ssdlite320=(ssdlite320_mobilenet_v3_large,320))[name]
+    ours = published_boxes(name)
+    gen = make(weights=None, weights_backbone=None, num_classes=2).anchor_generator
+    want = gen(ImageList(torch.zeros(1,3,n,n),[(n,n)]), [torch.zeros(1,1,*g) for g in ours.grids])[0]/n
+    assert torch.allclose(ours.boxes, want, atol=1e-6)
+
+def test_published_boxes():
+    "The counts of the papers, and the rules of their scales and ratios"
+    assert {n:len(published_boxes(n)) for n in boxes_strides}==dict(ssd300_coco=8732, ssd300_voc=8732, ssd512_coco=24564, ssd512_voc=24564, ssdlite320=3234, fastai2018=189)
+    raw = published_boxes('ssd512_voc', clip=False).shapes
+    for s,scale in zip(raw,(.07,.15,.3,.45,.6,.75,.9)):
+        assert torch.allclose(s[0], torch.tensor([scale]*2)) and torch.allclose(s[2:].prod(1), torch.tensor(scale**2)) and torch.allclose(s[2]/s[2].flip(0), torch.tensor([2.,.5]))
+    own = published_boxes('ssd300_voc', grids=[(24,32),(12,16),(6,8),(3,4),(2,2),(1,1)])
+    assert own.grids[0]==(24,32) and torch.equal(own.shapes[2], published_boxes('ssd300_voc').shapes[2])
+    for bad in (dict(name='ssd300'), dict(name='ssd300_voc',grids=[(4,4)])):
+        with pytest.raises(ValueError, match='choose one of|6 feature maps'): published_boxes(**bad)
 
 @pytest.mark.parametrize('seed', range(40))
 def test_match_equals_torchvision_without_collisions(seed):
