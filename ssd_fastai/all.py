@@ -7,10 +7,13 @@ from torchvision.models import (resnet18, resnet34, resnet50, resnet101, vgg16, 
 from ssd_fastai.sample import *
 from ssd_fastai.annotations import *
 from ssd_fastai.boxes import *
+from ssd_fastai.formats import *
 from ssd_fastai.augment import *
 from ssd_fastai.data import *
-from ssd_fastai.formats import *
 from ssd_fastai.check import *
+from ssd_fastai.geometry import *
+from ssd_fastai.policies import *
+from ssd_fastai.ledger import *
 from ssd_fastai.anchors import *
 from ssd_fastai.match import *
 from ssd_fastai.loss import *

@@ -6,7 +6,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/annotations.html.md"""
 
 # %% auto #0
 __all__ = ['Record', 'Annotations', 'BadPhoto', 'to_rgb', 'open_photo', 'photo_size', 'BoxWarning', 'clean', 'finish', 'inside',
-           'read_coco', 'read_voc']
+           'read_coco', 'read_voc', 'stratify']
 
 # %% ../nbs/01_annotations.ipynb #b6dd1800
 import json, warnings
@@ -229,14 +229,34 @@ def stats(self:Annotations)->pd.DataFrame:
     res = pd.DataFrame({'photos':g.photo.nunique(), 'objects':g.size(), 'width %':g['width %'].median().round(1), 'height %':g['height %'].median().round(1)})
     return res.reindex(self.vocab).fillna({'photos':0,'objects':0}).astype({'photos':int,'objects':int})
 
-# %% ../nbs/01_annotations.ipynb #6c16e990
+# %% ../nbs/01_annotations.ipynb #70bbbb10
+def stratify(
+    classes:list, # For each photo, the set of classes on it
+    valid_pct:float, # Share for validation
+    seed:int, # The same seed gives the same split
+)->np.ndarray: # (n,) is the photo for validation?
+    "Deal photos to two sides, rarest class first, so that each side gets its share of every class"
+    rng,n,share = np.random.default_rng(seed),len(classes),(1-valid_pct,valid_pct)
+    total = Counter(c for s in classes for c in s)
+    lack = [{c:max(k*p,float(k>1)) for c,k in total.items()} for p in share]     # photos of each class that a side should still get: one at least
+    room,side = [n-round(n*valid_pct),round(n*valid_pct)],np.full(n,-1)
+    def deal(i, c=None):
+        open_ = [s for s in (0,1) if room[s]]
+        to = max(open_, key=lambda s:(lack[s][c] if c is not None else 0, room[s]/share[s]))
+        side[i] = to; room[to] -= 1
+        for o in classes[i]: lack[to][o] -= 1
+    for c,_ in sorted(total.items(), key=lambda o:(o[1],str(o[0]))):
+        for i in rng.permutation([i for i in range(n) if side[i]<0 and c in classes[i]]): deal(i,c)
+    for i in rng.permutation(np.flatnonzero(side<0)): deal(i)
+    return side==1
+
 @patch
 def split(self:Annotations,
     valid_pct:float=.2, # Share of the photos for the second part
     seed:int=42, # The same seed gives the same split
 )->tuple: # (train, valid), both with the vocabulary of the whole
-    "Two parts of the data set, at random"
-    idx = np.random.default_rng(seed).permutation(len(self))
+    "Two parts of the data set, at random, with rare classes on both sides"
     n = int(round(len(self)*valid_pct))
     if not 0<n<len(self): raise ValueError(f'{len(self)} photos with valid_pct={valid_pct} leave one side empty: use more photos, or another share')
-    return tuple(Annotations([self.records[i] for i in sorted(part)], self.vocab, self.problems) for part in (idx[n:],idx[:n]))
+    val = stratify([set(r.labels) for r in self.records], valid_pct, seed)
+    return tuple(Annotations([r for r,v in zip(self.records,val) if v==k], self.vocab, self.problems) for k in (False,True))

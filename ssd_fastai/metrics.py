@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from .boxes import batch_boxes
 from .detect import Detections, detect
 
-# %% ../nbs/30_metrics.ipynb #289e0220
+# %% ../nbs/30_metrics.ipynb #a12ae090
 class CocoEvaluator:
     "COCO average precision over a whole data set, through pycocotools"
     def __init__(self): self.reset()
@@ -28,12 +28,13 @@ class CocoEvaluator:
         det:Detections, # What was found on a photo
         boxes:Tensor, # (n, 4) objects on it, corners in its pixels
         labels:Tensor, # (n,) position of their classes in `vocab`
+        ignore:Tensor=None, # (n,) objects that may be found or missed: crowds, difficult ones; COCO's `iscrowd`
     ):
         "Add a photo"
         i,self.vocab,self._res = len(self.images)+1,det.vocab,None
         self.images.append(dict(id=i))
-        for (x0,y0,x1,y1),l in zip(boxes.tolist(),labels.tolist()):
-            self.anns.append(dict(id=len(self.anns)+1,image_id=i,category_id=l+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=0))
+        for (x0,y0,x1,y1),l,c in zip(boxes.tolist(),labels.tolist(),[0]*len(labels) if ignore is None else ignore.int().tolist()):
+            self.anns.append(dict(id=len(self.anns)+1,image_id=i,category_id=l+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=c))
         self.dets += det.to_coco(i)
     def run(self)->COCOeval: # With `precision` (thresholds, recalls, classes, areas, most detections) filled in; None if nothing was found
         "Evaluate what was added, once"
@@ -46,7 +47,7 @@ class CocoEvaluator:
                 self._res.evaluate(); self._res.accumulate(); self._res.summarize()
         return self._res
 
-# %% ../nbs/30_metrics.ipynb #ae696100
+# %% ../nbs/30_metrics.ipynb #691f86f0
 coco_names = ['AP','AP50','AP75','AP small','AP medium','AP large','AR 1','AR 10','AR 100','AR small','AR medium','AR large']
 
 def _mean(p): return float(p[p>-1].mean()) if (p>-1).any() else float('nan')
@@ -63,11 +64,11 @@ def by_class(
     ev:CocoEvaluator, # With photos added
 )->pd.DataFrame: # A row for each class: objects, AP, AP50, AP75
     "Average precision of each class"
-    r,n = ev.run(),pd.Series([a['category_id']-1 for a in ev.anns],dtype=int).value_counts()
+    r,n = ev.run(),pd.Series([a['category_id']-1 for a in ev.anns if not a['iscrowd']],dtype=int).value_counts()
     def ap(i,t=slice(None)): return (0. if n.get(i,0) else np.nan) if r is None else _mean(r.eval['precision'][t,:,i,0,-1])
     return pd.DataFrame([(n.get(i,0),ap(i),ap(i,0),ap(i,5)) for i in range(len(ev.vocab))], index=ev.vocab, columns=['objects','AP','AP50','AP75'])
 
-# %% ../nbs/30_metrics.ipynb #c8c12df0
+# %% ../nbs/30_metrics.ipynb #547da930
 def photo_sizes(
     dl, # DataLoader that the photos come from
     start:int, # Photos seen before
@@ -91,7 +92,7 @@ def add_batch(self:CocoEvaluator,
     bbox,label = batch_boxes(yb[0]).cpu(),yb[1].as_subclass(Tensor).cpu()
     sizes = photo_sizes(dl, len(self.images), len(label), model.size)
     dets = detect(preds, model.boxes, model.coder, sizes, vocab, model.background, keep=100)
-    for d,b,l,s in zip(dets,bbox,label,sizes): self.add(d, b[l>0]*b.new_tensor([*s,*s]), l[l>0]-1)
+    for d,b,l,s in zip(dets,bbox,label,sizes): self.add(d, b[l!=0]*b.new_tensor([*s,*s]), l[l!=0].abs()-1, l[l!=0]<0)
 
 # %% ../nbs/30_metrics.ipynb #b9288dc0
 class CocoMetric(Metric):
