@@ -16,9 +16,11 @@ from ssd_fastai.policies import *
 from ssd_fastai.ledger import *
 from ssd_fastai.anchors import *
 from ssd_fastai.match import *
+from ssd_fastai.padded import *
 from ssd_fastai.loss import *
 from ssd_fastai.model import *
 from ssd_fastai.detect import *
+from ssd_fastai.bias import *
 from ssd_fastai.precision import *
 from ssd_fastai.metrics import *
 from ssd_fastai.learner import *

@@ -116,7 +116,7 @@ def show_default_boxes(
         ax.plot(*(grid_centres(g,st)*wh[:2]).T, 'w.', ms=min(4,30/g[1]))
     return axs
 
-# %% ../nbs/10_anchors.ipynb #73a41500
+# %% ../nbs/10_anchors.ipynb #2ec318a0
 def unit_boxes(r)->Tensor: # (n, 4) corners, 0 to 1
     "The boxes of a record as shares of its photo"
     return torch.from_numpy(r.boxes)/torch.tensor([*r.size,*r.size],dtype=torch.float32)
@@ -138,12 +138,15 @@ def coverage(
     boxes, # `DefaultBoxes`, or (A, 4) corners 0 to 1
     annotations, # `Annotations`
     thr:float=.5, # IoU that counts as a match
-)->pd.DataFrame: # A row for each class: objects, covered (%), mean best IoU, default boxes per object
+    by:str='class', # 'class', or 'size': the side of an object as a share of the photo's
+)->pd.DataFrame: # A row for each class or size: objects, covered (%), mean best IoU, default boxes per object
     "The share of objects that some default box fits"
+    if by not in ('class','size'): raise ValueError(f"by='{by}': choose 'class' or 'size'")
     df = best_ious(getattr(boxes,'boxes',boxes), annotations, thr)
-    g = df.groupby('class')
-    return pd.DataFrame({'objects':g.size(), 'covered %':(100*g.best.agg(lambda s:(s>=thr).mean())).round(1), 'mean best IoU':g.best.mean().round(2),
-                         'boxes per object':g.n.mean().round(1)}).reindex([v for v in annotations.vocab if v in g.groups])
+    df['size'] = pd.cut((df.w*df.h)**.5, [0,.05,.1,.2,.4,2], labels=['below 5 %','5–10 %','10–20 %','20–40 %','above 40 %'])
+    g = df.groupby(by, observed=True)
+    res = pd.DataFrame({'objects':g.size(), 'covered %':(100*g.best.agg(lambda s:(s>=thr).mean())).round(1), 'mean best IoU':g.best.mean().round(2), 'boxes per object':g.n.mean().round(1)})
+    return res.reindex([v for v in annotations.vocab if v in g.groups]) if by=='class' else res
 
 # %% ../nbs/10_anchors.ipynb #7b209c50
 def shape_iou(
@@ -170,12 +173,13 @@ def kmeans(
         for j in own.unique(): m = own==j; c[j] = (wh[m].log()*weight[m,None]).sum(0).div(weight[m].sum()).exp()
     return c[c.prod(1).argsort()]
 
-# %% ../nbs/10_anchors.ipynb #98b48890
+# %% ../nbs/10_anchors.ipynb #80b9c2b0
 def fit_default_boxes(
     annotations, # `Annotations` with the objects to fit
     grids:list, # (rows, columns) of each feature map, finest first
     k:int=4, # Shapes for each grid
     cells:tuple=(2.,8.), # Smallest and largest side of a box, in cells of its grid
+    zooms:tuple=(1.,), # Sizes at which the model will see each object: `zooms_of` knows those of an augmentation
 )->DefaultBoxes: # k shapes on each grid
     "Default boxes fitted to the objects of a data set, each shape on a grid that suits its size"
     wh,names = [],[]
@@ -183,7 +187,8 @@ def fit_default_boxes(
     wh = torch.cat(wh) if wh else torch.zeros(0,2)
     if not len(wh): raise ValueError('There are no objects to fit default boxes to')
     count = pd.Series(names).value_counts()
-    weight = torch.tensor([1/count[n] for n in names])
+    weight = torch.tensor([1/count[n] for n in names]).repeat(len(zooms))
+    wh = torch.cat([(wh*z).clamp(max=1.) for z in zooms])
     side,shapes = wh.prod(1).sqrt(),[]
     for i,g in enumerate(grids):
         lo,hi = (c/math.sqrt(g[0]*g[1]) for c in cells)

@@ -6,7 +6,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/augment.html.md"""
 
 # %% auto #0
 __all__ = ['seen_part', 'see_through', 'snap', 'move_boxes', 'Books', 'hw', 'BoxResize', 'RandomWindow', 'iou_crop',
-           'PaperWindow', 'colour_maps', 'Light', 'visible', 'KeepInside', 'ssd_tfms']
+           'PaperWindow', 'colour_maps', 'Light', 'visible', 'KeepInside', 'ssd_tfms', 'zooms_of']
 
 # %% ../nbs/03_augment.ipynb #fbadd710
 import math, random
@@ -297,3 +297,17 @@ def ssd_tfms(
     "SSD's augmentation: geometry in one resampling per photo, light on the batch"
     window,ranges = (PaperWindow,(32/255,.5,.5,18)) if paper else (RandomWindow,(.1,.3,.3,12))
     return [window(size, p_flip_vert=.5*flip_vert, **kwargs)],[Light(*(r*light for r in ranges))] if light else []
+
+# %% ../nbs/03_augment.ipynb #6bcb1ed0
+def zooms_of(
+    tfms, # Item transforms
+    n:int=300, # Windows drawn
+)->tuple: # Three factors; (1.,) if nothing zooms
+    "The sizes at which a random window shows an object: the 1/6, 1/2 and 5/6 quantiles"
+    t = next((t for t in tfms if isinstance(t,RandomWindow)), None)
+    if t is None: return (1.,)
+    state,none = random.getstate(),torch.zeros(0,4) if type(t) is RandomWindow else torch.tensor([[.3,.3,.7,.7]])*100.
+    random.seed(0)
+    areas = [(w[2]-w[0])*(w[3]-w[1])/1e4 for w in (t.draw(100,100,none) for _ in range(n))]
+    random.setstate(state)
+    return tuple(float(z) for z in np.quantile(np.array(areas)**-.5, [1/6,.5,5/6]))

@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/learner.html.md"""
 # %% auto #0
 __all__ = ['ssd_split', 'SSDLearner', 'ssd_learner', 'to_photo', 'ssd_learner_2018']
 
-# %% ../nbs/31_learner.ipynb #1790b0a0
+# %% ../nbs/31_learner.ipynb #aa59f320
 import warnings
 from pathlib import Path
 import numpy as np, torch
@@ -17,10 +17,12 @@ from matplotlib import pyplot as plt
 from fastai.vision.all import *
 from .annotations import Annotations, open_photo, to_rgb
 from .boxes import batch_boxes, show_boxes
-from .augment import see_through
+from .augment import BoxResize, see_through, zooms_of
 from .data import BBoxDataLoaders, unnormalise
-from .anchors import fit_default_boxes, warn_coverage
-from .loss import SSDLoss
+from .anchors import boxes_strides, fit_default_boxes, published_boxes, warn_coverage
+from .bias import class_priors, fitted_bias
+from .loss import SSDLoss, class_weights
+from .match import match
 from .model import SSD, ssd_body, ssd_2018, feature_grids
 from .detect import Detections, detect
 from .precision import precision_cbs
@@ -33,7 +35,7 @@ def ssd_split(
     "Two parameter groups: body and head"
     return [params(m.body), params(m.head)]
 
-# %% ../nbs/31_learner.ipynb #4bbedef0
+# %% ../nbs/31_learner.ipynb #f9617320
 class SSDLearner(Learner): "A fastai `Learner` for an SSD: made by `ssd_learner`"
 
 def _check_size(size, strides):
@@ -42,11 +44,11 @@ def _check_size(size, strides):
         near = tuple(max(step,round(s/step)*step) for s in size)
         warnings.warn(f'size={size} is not a multiple of {step}, the coarsest stride: the outer cells reach beyond the photo. size={near} fits.', stacklevel=3)
 
-def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, **kwargs):
+def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, loss_kw={}, **kwargs):
     device = torch.device(dls.device or default_device()).type
     if device in ('cpu','cuda'): model = model.to(memory_format=torch.channels_last)
     cbs = precision_cbs(precision, device)+list(L(cbs))
-    loss_func = loss_func or SSDLoss(model.boxes, kind, model.coder)
+    loss_func = loss_func or SSDLoss(model.boxes, kind, model.coder, **loss_kw)
     if getattr(loss_func,'background',model.background)!=model.background:
         raise ValueError("The loss and the model disagree about a background column: 'multibox' has one, 'bce' and 'focal' have none. Pass the same kind to both.")
     most = max((r for rs in dls.records for r in rs), key=lambda r:len(r.labels))
@@ -56,19 +58,21 @@ def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, **kwa
     if pretrained: learn.freeze()
     return learn
 
-# %% ../nbs/31_learner.ipynb #c9956b00
+# %% ../nbs/31_learner.ipynb #ab3dc1a0
 def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes
     arch, # A function that makes a torchvision or fastai model (`resnet34`), or the name of a timm model
     pretrained:bool=True, # Start from downloaded ImageNet weights?
-    boxes=None, # `DefaultBoxes`; default: fitted to the training set
-    strides:tuple=(8,16,32), # Strides of the feature maps with a head; beyond the body's they are added
+    boxes=None, # `DefaultBoxes`, or the name of a published set (`published_boxes`); default: fitted to the training set
+    strides:tuple=None, # Strides of the feature maps with a head; beyond the body's they are added. Default: (8,16,32), or those of the published set
     k:int=4, # Default boxes in each cell, when they are fitted
     kind:str='multibox', # Classification loss: 'multibox', 'bce' or 'focal'
     boosters:int=0, # Extra convolutions before the heads of the body's maps, for small objects
     width:int=256, # Channels of boosters and added maps
     drop:float=0., # Dropout in the head
-    bias:float=None, # Bias of the classes before training; default: `prior_bias(.01)`
+    bias:float=None, # Bias of the classes before training; default: counted on the training set (`class_priors`)
+    class_weight:str|dict=None, # Weights of the classes in the loss: None, 'balanced', or a dictionary by name
+    loss_kw:dict=None, # More for `SSDLoss`: min_neg, neg_ratio, box_kind, box_weight, …
     cut=None, # Where to cut the body, as in `create_body`
     weights=None, # torchvision weights other than the model's best
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16': see `precision_cbs`
@@ -79,16 +83,24 @@ def ssd_learner(
     **kwargs, # Passed to `Learner`: lr, wd, path, …
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
-    strides = sorted(strides)
+    if isinstance(boxes,str) and boxes not in boxes_strides: published_boxes(boxes) # raises, with the names there are
+    strides = sorted(strides or (boxes_strides[boxes] if isinstance(boxes,str) else (8,16,32)))
     _check_size(dls.size, strides)
-    body = ssd_body(arch, strides, pretrained or weights is not None, cut, weights)
-    grids = feature_grids(body, strides, dls.size)
+    pretrained = pretrained or weights is not None
+    body = ssd_body(arch, strides, pretrained, cut, weights)
+    grids,train = feature_grids(body, strides, dls.size),Annotations(dls.records[0],dls.vocab)
     fitted = boxes is None
-    if fitted: boxes = fit_default_boxes(dls.records[0], grids, k)
+    if fitted: boxes = fit_default_boxes(train, grids, k, zooms=zooms_of(dls.train.after_item))
+    if isinstance(boxes,str): boxes = published_boxes(boxes, grids)
     if boxes.grids!=grids: raise ValueError(f'The default boxes are for the grids {boxes.grids}, but this body at size {dls.size} has {grids}')
-    warn_coverage(boxes, Annotations(dls.records[0],dls.vocab), **(dict(remedy=f'Add a finer stride than {strides[0]}, or use a larger size.') if fitted else {}))
-    model = SSD(body, boxes, dls.n_classes, dls.size, kind=='multibox', bias=bias, use_body=any(s in strides for s in body.strides), boosters=boosters, width=width, drop=drop)
-    return _learner(dls, model, pretrained or weights is not None, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=cbs, **kwargs)
+    warn_coverage(boxes, train, remedy=f'Add a finer stride than {strides[0]}, or use a larger size.' if fitted else 'Leave `boxes` out to have them fitted to your objects.')
+    background = kind=='multibox'
+    if bias is None: bias = fitted_bias(class_priors(boxes.boxes, train, dls.vocab), background)
+    model = SSD(body, boxes, dls.n_classes, dls.size, background, bias=bias, use_body=any(s in strides for s in body.strides), boosters=boosters, width=width, drop=drop)
+    loss_kw = dict(class_weight=class_weights(train,dls.vocab,class_weight), ignore=any(r.crowd.any() or r.difficult.any() for r in train), **(loss_kw or {}))
+    learn = _learner(dls, model, pretrained, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=cbs, loss_kw=loss_kw, **kwargs)
+    learn.default_boxes = boxes
+    return learn
 
 # %% ../nbs/31_learner.ipynb #152af300
 @patch
@@ -114,7 +126,7 @@ def fine_tune(self:SSDLearner,
     self.unfreeze()
     self.fit_one_cycle(epochs, slice(base_lr/lr_mult,base_lr) if lr_mult!=1 else base_lr, pct_start=pct_start, div=div, **kwargs)
 
-# %% ../nbs/31_learner.ipynb #4ac7ba30
+# %% ../nbs/31_learner.ipynb #dad19bb0
 def to_photo(
     item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w); uint8, uint16, or floats from 0 to 1
 )->Image.Image: # RGB
@@ -146,11 +158,15 @@ def predict(self:SSDLearner,
 )->Detections: # Boxes in the pixels of the photo
     "Detect objects on a new photo"
     photo = to_photo(item)
-    x = torch.from_numpy(np.array(see_through(photo, (0,0,*photo.size), self.dls.size))).permute(2,0,1)[None]
+    resize = next(t for t in self.dls.train.after_item if isinstance(t,BoxResize))
+    win = resize.window(photo.size)['window'] # the whole photo, or more or less of it: see `BoxResize`
+    x = torch.from_numpy(np.array(see_through(photo, win, self.dls.size))).permute(2,0,1)[None]
     m,dl = self.eval_model(),self.dls.valid
     x = compose_tfms(TensorImage(x).to(dl.device), dl.after_batch.fs, split_idx=1)
     with torch.no_grad(): preds = m(x)
-    return detect(preds, m.boxes, m.coder, [photo.size], self.dls.vocab, m.background, [photo], min_score=min_score, nms=nms, **kwargs)[0]
+    det = detect(preds, m.boxes, m.coder, [(win[2]-win[0],win[3]-win[1])], self.dls.vocab, m.background, [photo], min_score=min_score, nms=nms, **kwargs)[0]
+    if resize.method!='squish': det.boxes = (det.boxes+det.boxes.new_tensor(win[:2]).repeat(2)).clamp(min=0).minimum(det.boxes.new_tensor(photo.size).repeat(2))
+    return det
 
 # %% ../nbs/31_learner.ipynb #c76b83b0
 @patch
@@ -172,6 +188,30 @@ def show_results(self:SSDLearner,
         show_boxes(im.numpy(), b, classes=l, ax=row[0], title=f'{len(b)} objects')
         show_boxes(im.numpy(), d.boxes, [f'{s:.2f}' for s in d.scores.tolist()], d.labels, ax=row[1], title=f'{len(d)} found')
     plt.tight_layout()
+
+# %% ../nbs/31_learner.ipynb #61975f10
+@patch
+@torch.no_grad()
+def show_mined(self:SSDLearner,
+    i:int=0, # Which photo
+    split:int=1, # 0 for training, 1 for validation
+    n:int=40, # Hard negatives drawn, the hardest
+    axs=None, # Two axes to draw on
+): # The axes
+    "The default boxes that answer for the objects of a photo, and the hardest negatives of the model as it is now"
+    dl = self.dls.loaders[split].new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
+    xb,bb,lb = dl.one_batch(); m = self.eval_model()
+    h,w = xb.shape[-2:]; wh = torch.tensor([w,h,w,h])
+    b,l = batch_boxes(bb).cpu(),lb.as_subclass(Tensor).cpu()
+    default = m.boxes.cpu(); real = b[0][l[0]>0]
+    own = match(default, real); s = m(xb)[0][0].float().cpu()
+    wrong = s.logsumexp(-1)-s[:,0] if m.background else torch.nn.functional.softplus(s).sum(-1) # the loss of each box as background
+    neg = wrong.masked_fill(own>=0,-1).topk(min(n,len(wrong))).indices
+    if axs is None: axs = plt.subplots(1,2,figsize=(9,4.5*h/w+.3))[1]
+    im = unnormalise(xb,dl.after_batch)[0].numpy()
+    show_boxes(im, default[own>=0]*wh, classes=own[own>=0], ax=axs[0], title=f'{(own>=0).sum()} default boxes answer for {len(real)} objects')
+    show_boxes(im, default[neg]*wh, ax=axs[1], title=f'the {len(neg)} hardest negatives, loss {wrong[neg].min():.2f} to {wrong[neg].max():.2f}')
+    return axs
 
 # %% ../nbs/31_learner.ipynb #a363a280
 @patch

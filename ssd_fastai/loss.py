@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/loss.html.md"""
 # %% auto #0
 __all__ = ['targets', 'box_loss', 'hard_negatives', 'class_weights', 'SSDLoss', 'LossPart', 'loss_parts']
 
-# %% ../nbs/12_loss.ipynb #da021ba0
+# %% ../nbs/12_loss.ipynb #aeaa1770
 from collections import Counter
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from fastai.metrics import Metric
 from .boxes import BoxCoder, batch_boxes
 from .match import match
+from .padded import PaddedBoxes, padded_multibox
 
 # %% ../nbs/12_loss.ipynb #7c9cac40
 def targets(
@@ -82,7 +83,7 @@ def class_weights(
     w = torch.where(n>0, 1/n.clamp(min=1), torch.zeros_like(n))
     return w*n.sum()/(w*n).sum()
 
-# %% ../nbs/12_loss.ipynb #e0c99e00
+# %% ../nbs/12_loss.ipynb #daf39e20
 class SSDLoss(nn.Module):
     "Classification and localisation loss of an SSD, for batches as fastai makes them"
     def __init__(self,
@@ -98,23 +99,29 @@ class SSDLoss(nn.Module):
         alpha:float=.25, # Weight of objects against background (focal)
         gamma:float=2., # How little easy boxes weigh (focal)
         like:str=None, # 'torchvision': its matching, and no minimum of negatives
+        ignore:bool=True, # May there be objects that teach nothing (negative labels)? False saves a GPU a few operations
+        padded:bool=None, # Treat the batch as one rectangle, without waiting for the device? Default: not on a CPU
     ):
         super().__init__()
         if kind not in ('multibox','bce','focal'): raise ValueError(f"kind='{kind}': choose 'multibox', 'bce' or 'focal'")
         if box_kind not in ('smooth_l1','giou'): raise ValueError(f"box_kind='{box_kind}': choose 'smooth_l1' or 'giou'")
         self.register_buffer('default', default.clone())
         self.register_buffer('weight', None if class_weight is None else torch.cat([torch.ones(1),torch.as_tensor(class_weight,dtype=torch.float)])) # background: 1
-        self.kind,self.coder,self.parts,self.like,self.box_kind = kind,coder or BoxCoder(),{},like,box_kind
+        self.kind,self.coder,self.like,self.box_kind,self.ignore,self.padded,self._sums = kind,coder or BoxCoder(),like,box_kind,ignore,padded,None
+        can = kind=='multibox' and type(self.coder) is BoxCoder and box_kind=='smooth_l1' and not like
+        if padded and not can: raise ValueError("padded=True is for kind='multibox' with BoxCoder, smooth L1 and our matching")
+        self.const = PaddedBoxes(default,self.coder.weights) if can else None
         self.thr,self.neg_ratio,self.min_neg,self.box_weight,self.alpha,self.gamma = thr,neg_ratio,0 if like else min_neg,box_weight,alpha,gamma
     @property
     def background(self): return self.kind=='multibox'
     def class_loss(self, scores, cls):
         asked = cls>=0
         if self.kind=='multibox':
-            with torch.no_grad(): wrong = scores.logsumexp(-1)-scores[...,0] # the loss of a box as background
-            rows = (cls>0)|hard_negatives(wrong, cls>0, self.neg_ratio, self.min_neg, ~asked)
-            loss = F.cross_entropy(scores[rows], cls[rows], reduction='none')
-            return (loss if self.weight is None else loss*self.weight.to(loss)[cls[rows]]).sum()
+            with torch.no_grad(): wrong = scores.logsumexp(-1)-scores[...,0] if scores.shape[-1]<16 else -scores.log_softmax(-1)[...,0] # the loss as background; each is faster in its range
+            rows = ((cls>0)|hard_negatives(wrong, cls>0, self.neg_ratio, self.min_neg, ~asked)).flatten().nonzero()[:,0]
+            cls = cls.flatten()[rows]
+            loss = F.cross_entropy(scores.flatten(0,1).index_select(0,rows), cls, reduction='none')
+            return (loss if self.weight is None else loss*self.weight.to(loss)[cls]).sum()
         scores,cls = scores[asked],cls[asked]
         hot = F.one_hot(cls, scores.shape[-1]+1)[...,1:].to(scores)
         loss = F.binary_cross_entropy_with_logits(scores, hot, reduction='none') if self.kind=='bce' else sigmoid_focal_loss(scores, hot, self.alpha, self.gamma, reduction='none')
@@ -127,13 +134,30 @@ class SSDLoss(nn.Module):
         scores,offsets = (o.as_subclass(Tensor).float() for o in preds)
         default = self.default.to(scores.device)
         if scores.shape[1]!=len(default): raise ValueError(f'The model answers for {scores.shape[1]} default boxes, the loss has {len(default)}: build both with ssd_learner, for one size')
-        with torch.no_grad(): cls,box = targets(default, batch_boxes(bbox), label.as_subclass(Tensor), self.thr, self.like)
-        pos = cls>0; n = pos.sum().clamp(min=1)
-        c = self.class_loss(scores,cls)/n
-        each = box_loss(offsets[pos], default.expand_as(box)[pos], box[pos], self.coder, self.box_kind)
-        b = self.box_weight*(each if self.weight is None else each*self.weight.to(each)[cls[pos]]).sum()/n
-        self.parts = dict(cls=c.detach(), box=b.detach())
-        return c+b
+        bbox,label = batch_boxes(bbox),label.as_subclass(Tensor)
+        if self.const is not None and (self.padded if self.padded is not None else scores.device.type!='cpu'): c,b,n = self.as_rectangle(scores, offsets, bbox, label)
+        else: c,b,n = self.by_photo(scores, offsets, default, bbox, label)
+        if self.box_weight!=1: b = b*self.box_weight
+        n = n.clamp(min=1)
+        self._sums = c.detach(),b.detach(),n
+        return (b-c)/n
+    def by_photo(self, scores, offsets, default, bbox, label): # photo by photo: the clear way, and the fast one on a CPU
+        with torch.no_grad(): cls,box = targets(default, bbox, label, self.thr, self.like)
+        pos = (cls>0).flatten().nonzero()[:,0]
+        each = box_loss(offsets.flatten(0,1).index_select(0,pos), default[pos%len(default)], box.flatten(0,1)[pos], self.coder, self.box_kind)
+        if self.weight is not None: each = each*self.weight.to(each)[cls.flatten()[pos]]
+        return -self.class_loss(scores,cls),each.sum(),torch.tensor(len(pos),device=cls.device)
+    def as_rectangle(self, scores, offsets, bbox, label): # the whole batch at once: nothing waits for a GPU
+        self.const = self.const.to(scores.device)
+        w = None if self.weight is None else self.weight.to(scores)
+        return padded_multibox(scores, offsets, self.const, bbox, label, self.thr, self.neg_ratio, self.min_neg, w, self.ignore)
+    @property
+    def parts(self):
+        "The two parts of the last loss, by name"
+        if self._sums is None: return {}
+        c,b,n = self._sums
+        return dict(cls=-c/n, box=b/n)
+    def __getstate__(self): return {**self.__dict__,'_sums':None}
 
 # %% ../nbs/12_loss.ipynb #a9b05040
 class LossPart(Metric):

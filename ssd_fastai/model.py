@@ -166,18 +166,18 @@ class SSDHead(nn.Module):
         return (torch.cat([per_box(c(o),self.n_out) for c,o in zip(self.classes,outs)],1),
                 torch.cat([per_box(c(o),4) for c,o in zip(self.offsets,outs)],1))
 
-# %% ../nbs/20_model.ipynb #c042df40
+# %% ../nbs/20_model.ipynb #eca2cd60
 def set_bias(
     head:SSDHead, # A head with `classes` and `offsets`
-    bias:float, # Bias of every class
+    bias:float|Tensor, # Bias of every class, or (C,) one for each
     background:bool=True, # Is column 0 the background? It starts at 0
 ):
     "Small weights for the last convolutions, and the classes at `bias`"
     for c in [*head.classes,*head.offsets]: nn.init.normal_(c.weight, std=.01); nn.init.zeros_(c.bias)
     with torch.no_grad():
-        for c in head.classes: c.bias.view(-1,head.n_out)[:,int(background):] = bias
+        for c in head.classes: c.bias.view(-1,head.n_out)[:,int(background):] = torch.as_tensor(bias,dtype=torch.float)
 
-# %% ../nbs/20_model.ipynb #9c40d170
+# %% ../nbs/20_model.ipynb #2a0dc250
 def feature_grids(
     body:nn.Module, # A body with `strides`
     strides:list, # Strides of all the maps wanted; those beyond the body's are made by halving
@@ -204,7 +204,7 @@ class SSD(nn.Module):
         size:tuple, # (height, width) of the picture
         background:bool=True, # A column for the background and a softmax? Otherwise a yes or no for each class
         coder=None, # What the offsets mean; default: `BoxCoder()`
-        bias:float=None, # Bias of the classes before training; default: `prior_bias(.01)`
+        bias:float|Tensor=None, # Bias of the classes before training, or (C,) one for each; default: `prior_bias(.01)`
         **kwargs, # Passed to `SSDHead`
     ):
         super().__init__()
