@@ -15,6 +15,7 @@ from ssd_fastai.anchors import *
 from ssd_fastai.match import *
 from ssd_fastai.loss import *
 from ssd_fastai.model import *
+from ssd_fastai.published import *
 from ssd_fastai.detect import *
 from ssd_fastai.precision import *
 from ssd_fastai.metrics import *

@@ -22,6 +22,7 @@ from .data import BBoxDataLoaders, unnormalise
 from .anchors import fit_default_boxes, warn_coverage
 from .loss import SSDLoss
 from .model import SSD, ssd_body, ssd_2018, feature_grids
+from .published import learner_parts
 from .detect import Detections, detect
 from .precision import precision_cbs
 from .metrics import CocoEvaluator, by_class
@@ -59,7 +60,7 @@ def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, **kwa
 # %% ../nbs/31_learner.ipynb #c9956b00
 def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes
-    arch, # A function that makes a torchvision or fastai model (`resnet34`), or the name of a timm model
+    arch, # A function that makes a torchvision or fastai model (`resnet34`), the name of a timm model, or a published detector (`ssd300_vgg16`)
     pretrained:bool=True, # Start from downloaded ImageNet weights?
     boxes=None, # `DefaultBoxes`; default: fitted to the training set
     strides:tuple=(8,16,32), # Strides of the feature maps with a head; beyond the body's they are added
@@ -70,15 +71,22 @@ def ssd_learner(
     drop:float=0., # Dropout in the head
     bias:float=None, # Bias of the classes before training; default: `prior_bias(.01)`
     cut=None, # Where to cut the body, as in `create_body`
-    weights=None, # torchvision weights other than the model's best
+    weights=None, # torchvision weights other than the model's best; for a published detector 'coco' or a file
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16': see `precision_cbs`
     loss_func=None, # Default: `SSDLoss` of this `kind`
     opt_func=Adam, # fastai's Adam is AdamW
     metrics=None, # `coco_metrics()`
     cbs=None, # More callbacks
-    **kwargs, # Passed to `Learner`: lr, wd, path, …
+    **kwargs, # Passed to `Learner`: lr, wd, path, …; for a published detector also weights_backbone, synonyms, names (see `build_published`)
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
+    if hasattr(arch,'published'):
+        fixed = [n for n,v,d in (('strides',tuple(strides),(8,16,32)),('k',k,4),('kind',kind,'multibox'),('boosters',boosters,0),('width',width,256),('drop',drop,0.),('cut',cut,None)) if v!=d]
+        if fixed: raise ValueError(f"{', '.join(fixed)}: {arch.__name__} is a published model and has its own. Leave {'it' if len(fixed)==1 else 'them'} out, or choose a body such as resnet34")
+        own = {o:kwargs.pop(o) for o in ('weights_backbone','synonyms','names') if o in kwargs}
+        dls,model,pretrained = learner_parts(dls, arch, pretrained, weights, boxes=boxes, bias=bias, **own)
+        warn_coverage(model.boxes, Annotations(dls.records[0],dls.vocab), remedy=f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{arch.published.boxes}').grids, k=6), or choose a model with a larger size.")
+        return _learner(dls, model, pretrained, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=cbs, **kwargs)
     strides = sorted(strides)
     _check_size(dls.size, strides)
     body = ssd_body(arch, strides, pretrained or weights is not None, cut, weights)
