@@ -6,9 +6,9 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/published.html.md"""
 
 # %% auto #0
 __all__ = ['xavier_init', 'extras300', 'extras512', 'lite_norm', 'normal_init', 'read_weights', 'fetch_weights',
-           'backbone_layers', 'vgg_body', 'ScaledNorm', 'init_convs', 'vgg_fc', 'vgg_extra', 'vgg_ssd', 'open_block',
+           'backbone_layers', 'init_convs', 'vgg_body', 'ScaledNorm', 'vgg_fc', 'vgg_extra', 'vgg_ssd', 'open_block',
            'v3_body', 'v2_body', 'lite_conv', 'lite_extra', 'lite_head', 'lite_ssd', 'Published', 'our_name',
-           'load_weights', 'match_names', 'same_shapes', 'copy_rows', 'transfer_weights', 'kept_table', 'coco_names',
+           'load_weights', 'match_names', 'same_shapes', 'copy_rows', 'transfer_weights', 'kept_table', 'coco_classes',
            'build_published', 'ssd300_vgg16', 'ssd512_vgg16', 'ssdlite320_mobilenet_v3_large',
            'ssdlite320_mobilenet_v2', 'published_input', 'right_input', 'learner_parts']
 
@@ -31,7 +31,7 @@ from .data import BBoxDataLoaders
 from .anchors import DefaultBoxes, published_boxes
 from .model import SSD, SSDHead, BodyMaps, prior_bias
 
-# %% ../nbs/21_published.ipynb #8d1ceac0
+# %% ../nbs/21_published.ipynb #e3997a10
 def read_weights(
     file:str|Path, # A file that `torch.save` wrote: a state dict, or a dict with one under 'model'
 )->dict: # The state dict, on the CPU
@@ -40,7 +40,7 @@ def read_weights(
     if not file.exists(): raise FileNotFoundError(f"There is no file {file}. weights is 'coco', or the path of a .pth file on this machine.")
     try: state = torch.load(file, map_location='cpu', weights_only=True)
     except (RuntimeError,EOFError,ValueError,OSError,pickle.UnpicklingError) as e:
-        raise ValueError(f'{file} is damaged, or no file of weights ({str(e).splitlines()[0] if str(e) else type(e).__name__}). Delete it and get it again.') from None
+        raise ValueError(f'{file} is damaged, or no file of weights ({(str(e) or type(e).__name__).split(". ")[0][:80]}). Delete it and get it again.') from None
     if isinstance(state,dict): state = state.get('model',state)
     if not isinstance(state,dict) or not all(isinstance(v,Tensor) for v in state.values()): raise ValueError(f'{file} holds no state dict: save one with torch.save(model.state_dict(), file)')
     return dict(state)
@@ -58,7 +58,7 @@ def fetch_weights(
     raise ConnectionError(f'{file.name} {why}. Get {weights.url} on a machine with network and put it into {file.parent}, or pass {instead}.') from None
 
 def backbone_layers(
-    arch, # `vgg16`, `mobilenet_v2` or `mobilenet_v3_large` of torchvision
+    arch, # A function that makes a classifier of torchvision's with `features`
     weights, # 'imagenet', a file, or None
     default, # The member of the torchvision weights enum that 'imagenet' stands for
     **kwargs # Passed to `arch`
@@ -69,14 +69,31 @@ def backbone_layers(
     state = fetch_weights(default, "weights_backbone='path/to/file.pth', or pretrained=False to train from scratch") if weights=='imagenet' else read_weights(weights)
     state = {k:v for k,v in state.items() if k.startswith('features.')}
     try: model.features.load_state_dict({k.removeprefix('features.'):v for k,v in state.items()})
-    except RuntimeError as e: raise ValueError(f'The weights are not those of {arch.__name__}: {str(e).splitlines()[1].strip()[:120]}') from None
+    except RuntimeError as e: raise ValueError(f'The weights are not those of {arch.__name__.strip("_")}: {str(e).splitlines()[1].strip()[:120]}') from None
     return list(model.features)
+
+def init_convs(
+    m:nn.Module, # Anything with convolutions
+    init, # What fills a weight in place
+)->nn.Module: # The same
+    "Fill the weights of all convolutions, and set their biases to zero"
+    for l in m.modules():
+        if isinstance(l,nn.Conv2d):
+            init(l.weight)
+            if l.bias is not None: nn.init.zeros_(l.bias)
+    return m
+
+def _vgg16(**kwargs):
+    "VGG16 without memory for its classifier, 120 million numbers that nobody needs here; convolutions start as torchvision's do"
+    with torch.device('meta'): model = vgg16(**kwargs)
+    model.features = init_convs(model.features.to_empty(device='cpu'), partial(nn.init.kaiming_normal_, mode='fan_out', nonlinearity='relu'))
+    return model
 
 def vgg_body(
     weights=None, # 'imagenet' (Caffe's, as published), a file, or None
 )->BodyMaps: # Maps of conv4_3 and conv5_3
     "VGG16 for SSD: pool3 rounds up, pool5 is gone (SSD paper §3; torchvision 0.29)"
-    layers = backbone_layers(vgg16, weights, VGG16_Weights.IMAGENET1K_FEATURES)
+    layers = backbone_layers(_vgg16, weights, VGG16_Weights.IMAGENET1K_FEATURES)
     [l for l in layers if isinstance(l,nn.MaxPool2d)][2].ceil_mode = True
     return BodyMaps(nn.Sequential(*layers[:-1]), [8,16])
 
@@ -89,18 +106,7 @@ class ScaledNorm(nn.Module):
     ): super().__init__(); self.scale = nn.Parameter(torch.full((n,),start))
     def forward(self, x): return self.scale.view(1,-1,1,1)*F.normalize(x)
 
-# %% ../nbs/21_published.ipynb #f899bdd0
-def init_convs(
-    m:nn.Module, # Anything with convolutions
-    init, # What fills a weight in place
-)->nn.Module: # The same
-    "Fill the weights of all convolutions, and set their biases to zero"
-    for l in m.modules():
-        if isinstance(l,nn.Conv2d):
-            init(l.weight)
-            if l.bias is not None: nn.init.zeros_(l.bias)
-    return m
-
+# %% ../nbs/21_published.ipynb #dca0e510
 xavier_init = partial(init_convs, init=nn.init.xavier_uniform_)
 
 def vgg_fc()->nn.Sequential: # 512 channels → 1024, same grid
@@ -356,8 +362,8 @@ def kept_table(
         rows.append((v, 'new' if c is None or not took else 'background' if c<0 else names[c], sum(p*len(m) for p,m in zip(per,classes)), took))
     return pd.DataFrame(rows, columns=['what','from','parameters','share']).set_index('what')
 
-# %% ../nbs/21_published.ipynb #0e6c3820
-def coco_names()->list: # 90 names, ten of them 'N/A'
+# %% ../nbs/21_published.ipynb #cdb1ec60
+def coco_classes()->list: # 90 names, ten of them 'N/A'
     "The classes of torchvision's COCO weights, without background"
     return list(SSD300_VGG16_Weights.COCO_V1.meta['categories'][1:])
 
@@ -371,7 +377,7 @@ def _checked(state, model, note, old_n):
 
 def build_published(
     note:Published, # Which model
-    classes:list|int=None, # Names of your object classes, or their number; default: those of the weights, or COCO's 90
+    classes:list|int=None, # Names of your object classes, or their number; default: those of the weights, or COCO's
     weights=None, # 'coco', a file, or a state dict
     weights_backbone=None, # 'imagenet', or a file: weights of the body only
     boxes:DefaultBoxes=None, # Other default boxes on the same grids
@@ -390,13 +396,13 @@ def build_published(
         b = next((state[k] for k in ('head.classes.0.bias','head.classes.0.1.bias') if k in state), None)
         if b is None: raise ValueError(f'These are not the weights of {note.name}: there is no class head in them. Weights of a body go into weights_backbone.')
         n = len(b)//own.k[0]-1
-        if names is None and n==90: names = coco_names()
+        if names is None and n==90: names = coco_classes()
         if names is not None and len(names)!=n: raise ValueError(f'The weights have {n} object classes, and you give {len(names)} names')
         if names is None and not (classes is None or classes==n): raise ValueError(f'The weights have {n} object classes: say which, with names=[…], so that yours can be found among them')
         if isinstance(classes,int) and classes!=n: raise ValueError(f'The weights have {n} object classes, not {classes}: give the names of your classes, so that they can be found among them')
         e = state.get('head.extra.0.0.0.weight'); narrow = None if e is None else e.shape[1]==480
-    vocab = classes if isinstance(classes,(list,tuple)) else names if names is not None else [str(i) for i in range(classes or (90 if state is None else n))]
-    if state is None and classes is None: vocab = coco_names()
+    if state is None and classes is None: classes = coco_classes() if note.coco else [o for o in coco_classes() if o!='N/A']
+    vocab = classes if isinstance(classes,(list,tuple)) else names if names is not None else [str(i) for i in range(classes or n)]
     model = note.make(boxes, len(vocab), note.size, weights_backbone, narrow)
     model.note,model.kept = note.name,None
     if state is None: return model
@@ -408,7 +414,7 @@ def build_published(
 
 @delegates(build_published)
 def ssd300_vgg16(
-    classes:list|int=None, # Names of your object classes, or their number; default: COCO's 90
+    classes:list|int=None, # Names of your object classes, or their number; default: COCO's 90, with torchvision's gaps
     **kwargs
 )->SSD: # For 300×300 pixels
     "SSD300 on VGG16: 8732 default boxes (Liu et al. 2016; torchvision 0.29)"
@@ -416,7 +422,7 @@ def ssd300_vgg16(
 
 @delegates(build_published)
 def ssd512_vgg16(
-    classes:list|int=None, # Names of your object classes, or their number; default: COCO's 90
+    classes:list|int=None, # Names of your object classes, or their number; default: COCO's 80
     **kwargs
 )->SSD: # For 512×512 pixels
     "SSD512 on VGG16, the paper's: 24 564 default boxes (Liu et al. 2016)"
@@ -424,7 +430,7 @@ def ssd512_vgg16(
 
 @delegates(build_published)
 def ssdlite320_mobilenet_v3_large(
-    classes:list|int=None, # Names of your object classes, or their number; default: COCO's 90
+    classes:list|int=None, # Names of your object classes, or their number; default: COCO's 90, with torchvision's gaps
     **kwargs
 )->SSD: # For 320×320 pixels
     "SSDlite on MobileNetV3: 3234 default boxes (Howard et al. 2019; torchvision 0.29)"
@@ -432,7 +438,7 @@ def ssdlite320_mobilenet_v3_large(
 
 @delegates(build_published)
 def ssdlite320_mobilenet_v2(
-    classes:list|int=None, # Names of your object classes, or their number; default: COCO's 90
+    classes:list|int=None, # Names of your object classes, or their number; default: COCO's 80
     **kwargs
 )->SSD: # For 320×320 pixels
     "SSDlite on MobileNetV2: first map inside layer 15, stride 16 (Sandler et al. 2018, §6.2)"
