@@ -15,9 +15,11 @@ from ssd_fastai.anchors import *
 from ssd_fastai.match import *
 from ssd_fastai.loss import *
 from ssd_fastai.model import *
+from ssd_fastai.parts import *
 from ssd_fastai.published import *
 from ssd_fastai.detect import *
 from ssd_fastai.precision import *
 from ssd_fastai.metrics import *
 from ssd_fastai.learner import *
+from ssd_fastai.audit import *
 from ssd_fastai.course import *

@@ -22,6 +22,7 @@ from .data import BBoxDataLoaders, unnormalise
 from .anchors import fit_default_boxes, warn_coverage
 from .loss import SSDLoss
 from .model import SSD, ssd_body, ssd_2018, feature_grids
+from .parts import SettleNorms
 from .published import learner_parts
 from .detect import Detections, detect
 from .precision import precision_cbs
@@ -86,7 +87,7 @@ def ssd_learner(
         own = {o:kwargs.pop(o) for o in ('weights_backbone','synonyms','names') if o in kwargs}
         dls,model,pretrained = learner_parts(dls, arch, pretrained, weights, boxes=boxes, bias=bias, **own)
         warn_coverage(model.boxes, Annotations(dls.records[0],dls.vocab), remedy=f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{arch.published.boxes}').grids, k=6), or choose a model with a larger size.")
-        return _learner(dls, model, pretrained, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=cbs, **kwargs)
+        return _learner(dls, model, pretrained, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=[SettleNorms(),*L(cbs)], **kwargs)
     strides = sorted(strides)
     _check_size(dls.size, strides)
     body = ssd_body(arch, strides, pretrained or weights is not None, cut, weights)
