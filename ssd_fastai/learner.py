@@ -81,6 +81,7 @@ def ssd_learner(
     **kwargs, # Passed to `Learner`: lr, wd, path, …; for a published detector also weights_backbone, synonyms, names (see `build_published`)
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
+    if getattr(arch,'__module__','').startswith('torchvision.models.detection'): raise ValueError(f"{arch.__name__} of torchvision has its own loss and resizing. The published detectors of this library: from ssd_fastai.all import ssd300_vgg16, ssdlite320_mobilenet_v3_large")
     if hasattr(arch,'published'):
         fixed = [n for n,v,d in (('strides',tuple(strides),(8,16,32)),('k',k,4),('kind',kind,'multibox'),('boosters',boosters,0),('width',width,256),('drop',drop,0.),('cut',cut,None)) if v!=d]
         if fixed: raise ValueError(f"{', '.join(fixed)}: {arch.__name__} is a published model and has its own. Leave {'it' if len(fixed)==1 else 'them'} out, or choose a body such as resnet34")

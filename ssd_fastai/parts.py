@@ -214,7 +214,7 @@ def lite_ssd(
     head = SSDHead.from_parts([nn.Identity(),nn.Identity()], extra, heads(n_classes+1), heads(4), n_classes+1)
     return SSD(body, boxes, n_classes, size, head=head)
 
-# %% ../nbs/21_parts.ipynb #1ed82d30
+# %% ../nbs/21_parts.ipynb #d86f7390
 class SettleNorms(Callback):
     "After an epoch, averages of young batch norms are taken anew, with the weights as they are"
     def __init__(self,
@@ -223,11 +223,12 @@ class SettleNorms(Callback):
     ): self.n,self.young = n,young
     @torch.no_grad()
     def after_train(self):
-        norms = [m for m in self.learn.model.modules() if isinstance(m,nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.momentum and m.training]
-        norms = [(m,m.momentum,int(m.num_batches_tracked)) for m in norms if m.num_batches_tracked*m.momentum<self.young]
-        for m,*_ in norms: m.reset_running_stats(); m.momentum = None
+        norms = [(m,m.momentum,int(m.num_batches_tracked)) for m in self.learn.model.modules() if isinstance(m,nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.momentum]
+        young = [m for m,own,count in norms if m.training and count*own<self.young]
+        if not young: return
+        for m,*_ in norms: m.momentum = 0.
+        for m in young: m.reset_running_stats(); m.momentum = None
         try:
-            if norms:
-                for _,b in zip(range(self.n),self.dls.train): self.learn.model(*b[:self.dls.n_inp])
+            for _,b in zip(range(self.n),self.dls.train): self.learn.model(*b[:self.dls.n_inp])
         finally:
             for m,own,count in norms: m.momentum = own; m.num_batches_tracked.fill_(count)

@@ -299,3 +299,19 @@ def test_pretrained_offline_from_the_learner(loaders, monkeypatch, tmp_path):
     offline(monkeypatch, tmp_path)
     for arch in (ssd300_vgg16,ssdlite320_mobilenet_v2):
         with pytest.raises(ConnectionError, match='could not be downloaded.*pretrained=False'): quiet(loaders, arch)
+
+def test_norms_settle_if_they_are_young(loaders, coco_lite):
+    "Layers from the COCO file have seen enough and are left alone, new ones are not; momentum and counts are as before"
+    sd = {k:torch.tensor(100_000) if k.endswith('num_batches_tracked') else v for k,v in coco_lite[1].state_dict().items()}
+    l = quiet(loaders, ssdlite320_mobilenet_v3_large, weights=sd)
+    cb = next(c for c in l.cbs if isinstance(c,SettleNorms)); cb.learn = l
+    norms = [m for m in l.model.modules() if isinstance(m,nn.BatchNorm2d)]
+    young = norms[-1]; young.reset_running_stats()
+    l.model.train(); was = [(m.running_mean.clone(),m.running_var.clone(),int(m.num_batches_tracked)) for m in norms]
+    cb.after_train()
+    same = [torch.equal(m.running_mean,a) and torch.equal(m.running_var,b) for m,(a,b,_) in zip(norms,was)]
+    assert all(same[:-1]) and not same[-1] and all(m.momentum==.03 and int(m.num_batches_tracked)==n for m,(_,_,n) in zip(norms,was))
+    before = young.running_mean.clone(); l.model.eval(); cb.after_train(); assert torch.equal(young.running_mean,before)
+
+def test_torchvisions_own_builder_is_explained(loaders):
+    with pytest.raises(ValueError, match='from ssd_fastai.all import ssd300_vgg16'): ssd_learner(loaders, tv.ssd300_vgg16)
