@@ -117,7 +117,8 @@ def copy_rows(
             if s is not None and c is not None: a[i,j] = b[s,c]; took[i,j] = True
     return took
 
-# %% ../nbs/23_published.ipynb #be864cb0
+# %% ../nbs/23_published.ipynb #5d97a3e0
+def _last_conv(c): return c if isinstance(c,nn.Conv2d) else c[-1]
 def _last(c): return '' if isinstance(c,nn.Conv2d) else f'.{len(c)-1}'
 
 def transfer_weights(
@@ -143,7 +144,7 @@ def transfer_weights(
     model.load_state_dict({**state,'boxes':cur['boxes']})
     return classes,offsets
 
-# %% ../nbs/23_published.ipynb #0d7a1570
+# %% ../nbs/23_published.ipynb #da8f9f70
 def kept_table(
     model:SSD, # After `transfer_weights`
     classes:list, # (k, columns) masks, for each map
@@ -154,17 +155,16 @@ def kept_table(
 )->pd.DataFrame: # A row for body, extra maps, offsets, background and each class
     "What was kept of the weights"
     def n(m): return sum(p.numel() for p in m.parameters())
-    def last(c): return c if isinstance(c,nn.Conv2d) else c[-1]
-    per = [last(c).weight[0].numel()+1 for c in model.head.classes]
-    rows = [('body','body',n(model.body),1.), ('extra maps','extra maps',n(model.head)-sum(n(last(c)) for c in [*model.head.classes,*model.head.offsets]),1.)]
+    per = [_last_conv(c).weight[0].numel()+1 for c in model.head.classes]
+    rows = [('body','body',n(model.body),1.), ('extra maps','extra maps',n(model.head)-sum(n(_last_conv(c)) for c in [*model.head.classes,*model.head.offsets]),1.)]
     took = torch.cat([o.flatten() for o in offsets]).float().mean().item()
-    rows.append(('box offsets', 'box offsets' if took else 'new', sum(n(last(c)) for c in model.head.offsets), took))
+    rows.append(('box offsets', 'box offsets' if took else 'new', sum(n(_last_conv(c)) for c in model.head.offsets), took))
     for j,(v,c) in enumerate(zip(['background',*vocab],[-1,*cols])):
         took = torch.cat([m[:,j] for m in classes]).float().mean().item()
         rows.append((v, 'new' if c is None or not took else 'background' if c<0 else names[c], sum(p*len(m) for p,m in zip(per,classes)), took))
     return pd.DataFrame(rows, columns=['what','from','parameters','share']).set_index('what')
 
-# %% ../nbs/23_published.ipynb #cdb1ec60
+# %% ../nbs/23_published.ipynb #3941a6c0
 def coco_classes()->list: # 90 names, ten of them 'N/A'
     "The classes of torchvision's COCO weights, without background"
     return list(SSD300_VGG16_Weights.COCO_V1.meta['categories'][1:])
@@ -185,7 +185,7 @@ def build_published(
     boxes:DefaultBoxes=None, # Other default boxes on the same grids
     synonyms:dict=None, # Your class → class of the weights, where the names differ
     names:list=None, # Object classes of the weights; default: COCO's, if there are 90
-    bias:float=None, # Where new classes start when there are weights; default: `prior_bias()`
+    bias:float=None, # Where new classes start; default: `prior_bias()` if there are weights, and 0 as published if not
 )->SSD: # With `note`, and with weights `kept`, the table
     "A published model with its weights and your classes"
     if weights is not None and weights_backbone is not None: raise ValueError('weights has a body of its own: pass either weights or weights_backbone')
@@ -207,7 +207,9 @@ def build_published(
     vocab = classes if isinstance(classes,(list,tuple)) else names if names is not None else [str(i) for i in range(classes or n)]
     model = note.make(boxes, len(vocab), note.size, weights_backbone, narrow)
     model.note,model.kept = note.name,None
-    if state is None: return model
+    if state is None:
+        for c in model.head.classes if bias is not None else (): nn.init.constant_(_last_conv(c).bias.view(-1,len(vocab)+1)[:,1:].detach(), bias)
+        return model
     _checked(state, model, note, n)
     cols = match_names(vocab, names or vocab, synonyms)
     masks = transfer_weights(model, state, cols, boxes, own, bias)
@@ -301,13 +303,13 @@ def learner_parts(
     model = arch(dls.vocab, weights=weights, weights_backbone=weights_backbone, boxes=boxes, **kwargs)
     return dls,model,weights is not None or weights_backbone is not None
 
-# %% ../nbs/23_published.ipynb #f581b170
+# %% ../nbs/23_published.ipynb #590e3de0
 def published_layers(
     model:SSD, # A model
 )->SSD: # A fresh one; None if `model` is not a published one
     "The layers that a published model should have, for its classes and default boxes"
     note = _notes.get(getattr(model,'note',None))
     if note is None: return
-    own,last = published_boxes(note.boxes),[c if isinstance(c,nn.Conv2d) else c[-1] for c in model.head.offsets]
-    boxes = DefaultBoxes(own.grids, [torch.ones(len(c.bias)//4,2) for c in last])
+    own = published_boxes(note.boxes)
+    boxes = DefaultBoxes(own.grids, [torch.ones(len(_last_conv(c).bias)//4,2) for c in model.head.offsets])
     return note.make(boxes, model.n_classes, note.size, None, None if note.vgg else model.body.chs[-1]!=960)

@@ -113,6 +113,9 @@ def test_new_layers_start_as_published():
         lim = (6/((c.in_channels+c.out_channels)*c.kernel_size[0]*c.kernel_size[1]))**.5
         assert not c.bias.any() and .98*lim<c.weight.abs().max()<=lim
     assert (m.head.boosters[0].scale==20).all() and m.head.extra[0][1].dilation==(6,6) and m.body.parts[0][16].ceil_mode
+    for arch in (ssd300_vgg16,ssdlite320_mobilenet_v2):
+        c = arch(3, bias=-2.).head.classes[0]; b = (c if isinstance(c,nn.Conv2d) else c[-1]).bias.view(-1,4)
+        assert (b[:,1:]==-2).all() and not b[:,0].any()
     m = ssdlite320_mobilenet_v3_large(3)
     assert all(abs(c.weight.std()-.03)<.003 for c in m.modules() if isinstance(c,nn.Conv2d) and c.weight.numel()>5000)
     assert all((b.eps,b.momentum)==(.001,.03) for b in m.modules() if isinstance(b,nn.BatchNorm2d))
