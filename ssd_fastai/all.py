@@ -19,9 +19,12 @@ from ssd_fastai.match import *
 from ssd_fastai.padded import *
 from ssd_fastai.loss import *
 from ssd_fastai.model import *
+from ssd_fastai.parts import *
+from ssd_fastai.published import *
 from ssd_fastai.detect import *
 from ssd_fastai.bias import *
 from ssd_fastai.precision import *
 from ssd_fastai.metrics import *
 from ssd_fastai.learner import *
+from ssd_fastai.audit import *
 from ssd_fastai.course import *

@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/learner.html.md"""
 # %% auto #0
 __all__ = ['ssd_split', 'SSDLearner', 'ssd_learner', 'to_photo', 'ssd_learner_2018']
 
-# %% ../nbs/31_learner.ipynb #aa59f320
+# %% ../nbs/31_learner.ipynb #1269f840
 import warnings
 from pathlib import Path
 import numpy as np, torch
@@ -24,6 +24,8 @@ from .bias import class_priors, fitted_bias
 from .loss import SSDLoss, class_weights
 from .match import match
 from .model import SSD, ssd_body, ssd_2018, feature_grids
+from .parts import SettleNorms
+from .published import learner_parts
 from .detect import Detections, detect
 from .precision import precision_cbs
 from .metrics import CocoEvaluator, by_class
@@ -58,10 +60,10 @@ def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, loss_
     if pretrained: learn.freeze()
     return learn
 
-# %% ../nbs/31_learner.ipynb #ab3dc1a0
+# %% ../nbs/31_learner.ipynb #fb74fba0
 def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes
-    arch, # A function that makes a torchvision or fastai model (`resnet34`), or the name of a timm model
+    arch, # A function that makes a torchvision or fastai model (`resnet34`), the name of a timm model, or a published detector (`ssd300_vgg16`)
     pretrained:bool=True, # Start from downloaded ImageNet weights?
     boxes=None, # `DefaultBoxes`, or the name of a published set (`published_boxes`); default: fitted to the training set
     strides:tuple=None, # Strides of the feature maps with a head; beyond the body's they are added. Default: (8,16,32), or those of the published set
@@ -74,15 +76,24 @@ def ssd_learner(
     class_weight:str|dict=None, # Weights of the classes in the loss: None, 'balanced', or a dictionary by name
     loss_kw:dict=None, # More for `SSDLoss`: min_neg, neg_ratio, box_kind, box_weight, …
     cut=None, # Where to cut the body, as in `create_body`
-    weights=None, # torchvision weights other than the model's best
+    weights=None, # torchvision weights other than the model's best; for a published detector 'coco' or a file
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16': see `precision_cbs`
     loss_func=None, # Default: `SSDLoss` of this `kind`
     opt_func=Adam, # fastai's Adam is AdamW
     metrics=None, # `coco_metrics()`
     cbs=None, # More callbacks
-    **kwargs, # Passed to `Learner`: lr, wd, path, …
+    **kwargs, # Passed to `Learner`: lr, wd, path, …; for a published detector also weights_backbone, synonyms, names (see `build_published`)
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
+    if getattr(arch,'__module__','').startswith('torchvision.models.detection'): raise ValueError(f"{arch.__name__} of torchvision has its own loss and resizing. The published detectors of this library: from ssd_fastai.all import ssd300_vgg16, ssdlite320_mobilenet_v3_large")
+    loss_kw = dict(class_weight=class_weights(dls.records[0],dls.vocab,class_weight), ignore=any(r.crowd.any() or r.difficult.any() for r in dls.records[0]), **(loss_kw or {}))
+    if hasattr(arch,'published'):
+        fixed = [n for n,v,d in (('strides',strides,None),('k',k,4),('kind',kind,'multibox'),('boosters',boosters,0),('width',width,256),('drop',drop,0.),('cut',cut,None)) if v!=d]
+        if fixed: raise ValueError(f"{', '.join(fixed)}: {arch.__name__} is a published model and has its own. Leave {'it' if len(fixed)==1 else 'them'} out, or choose a body such as resnet34")
+        own = {o:kwargs.pop(o) for o in ('weights_backbone','synonyms','names') if o in kwargs}
+        dls,model,pretrained = learner_parts(dls, arch, pretrained, weights, boxes=boxes, bias=bias, **own)
+        warn_coverage(model.boxes, Annotations(dls.records[0],dls.vocab), remedy=f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{arch.published.boxes}').grids, k=6), or choose a model with a larger size.")
+        return _learner(dls, model, pretrained, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=[SettleNorms(),*L(cbs)], loss_kw=loss_kw, **kwargs)
     if isinstance(boxes,str) and boxes not in boxes_strides: published_boxes(boxes) # raises, with the names there are
     strides = sorted(strides or (boxes_strides[boxes] if isinstance(boxes,str) else (8,16,32)))
     _check_size(dls.size, strides)
@@ -97,7 +108,6 @@ def ssd_learner(
     background = kind=='multibox'
     if bias is None: bias = fitted_bias(class_priors(boxes.boxes, train, dls.vocab), background)
     model = SSD(body, boxes, dls.n_classes, dls.size, background, bias=bias, use_body=any(s in strides for s in body.strides), boosters=boosters, width=width, drop=drop)
-    loss_kw = dict(class_weight=class_weights(train,dls.vocab,class_weight), ignore=any(r.crowd.any() or r.difficult.any() for r in train), **(loss_kw or {}))
     learn = _learner(dls, model, pretrained, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=cbs, loss_kw=loss_kw, **kwargs)
     learn.default_boxes = boxes
     return learn

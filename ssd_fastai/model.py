@@ -177,7 +177,7 @@ def set_bias(
     with torch.no_grad():
         for c in head.classes: c.bias.view(-1,head.n_out)[:,int(background):] = torch.as_tensor(bias,dtype=torch.float)
 
-# %% ../nbs/20_model.ipynb #2a0dc250
+# %% ../nbs/20_model.ipynb #c37bee00
 def feature_grids(
     body:nn.Module, # A body with `strides`
     strides:list, # Strides of all the maps wanted; those beyond the body's are made by halving
@@ -205,12 +205,13 @@ class SSD(nn.Module):
         background:bool=True, # A column for the background and a softmax? Otherwise a yes or no for each class
         coder=None, # What the offsets mean; default: `BoxCoder()`
         bias:float|Tensor=None, # Bias of the classes before training, or (C,) one for each; default: `prior_bias(.01)`
+        head:SSDHead=None, # A ready head, which is left as it is; default: an `SSDHead` with small weights and `bias`
         **kwargs, # Passed to `SSDHead`
     ):
         super().__init__()
         self.body,self.size,self.n_classes,self.background,self.coder = body,tuple(size),n_classes,background,coder or BoxCoder()
-        self.head = SSDHead(body.chs, boxes.k, n_classes+background, **kwargs)
-        set_bias(self.head, prior_bias() if bias is None else bias, background)
+        self.head = head or SSDHead(body.chs, boxes.k, n_classes+background, **kwargs)
+        if head is None: set_bias(self.head, prior_bias() if bias is None else bias, background)
         self.register_buffer('boxes', boxes.boxes.clone())
         self.grids = boxes.grids
     def forward(self,
