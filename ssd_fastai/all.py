@@ -19,4 +19,5 @@ from ssd_fastai.detect import *
 from ssd_fastai.precision import *
 from ssd_fastai.metrics import *
 from ssd_fastai.learner import *
+from ssd_fastai.lr import *
 from ssd_fastai.course import *
