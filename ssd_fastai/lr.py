@@ -66,7 +66,7 @@ def smooth_losses(
     at = np.linspace(x[0],x[-1],n); b,L = local_fit(x,y,at,w,trust)
     return Smooth(at, b[:,0], b[:,1], np.gradient(b[:,1],at), miss.clip(-3*sd,3*sd).std()*np.sqrt((L[:,1]**2).sum(1)))
 
-# %% ../nbs/32_lr.ipynb #593a7ea0
+# %% ../nbs/32_lr.ipynb #d756a070
 def _wall(s, i, step):
     "The highest slope on the way from `i` to a deeper minimum"
     j = best = i
@@ -77,6 +77,7 @@ def _wall(s, i, step):
 
 def steepest(
     s:Smooth, # Smoothed recording
+    min_fall:float=.04, # A descent counts if the loss falls by this share
 )->list: # Indices
     "Where the loss falls most steeply: its inflection points on the way down"
     g,res = s.slope,[]
@@ -84,7 +85,7 @@ def steepest(
         if not (g[i]<g[i-1] and g[i]<=g[i+1]): continue
         l,r = _wall(s,i,-1),_wall(s,i,1)
         depth = min(g[l],g[r])-g[i]
-        if depth>.12*-g.min() and min(depth,-g[i])>3.5*s.err[i] and s.loss[l:r+1].max()-s.loss[i:r+1].min()>.04*abs(s.loss[0]): res.append(i)
+        if depth>.12*-g.min() and min(depth,-g[i])>3.5*s.err[i] and s.loss[l:r+1].max()-s.loss[i:r+1].min()>min_fall*abs(s.loss[0]): res.append(i)
     return res
 
 # %% ../nbs/32_lr.ipynb #d37c04c0
@@ -116,7 +117,7 @@ def blow_up(
     if len(below) and (j := below[-1])+1<len(x): res = min(res, x[j]+(line-y[j])/max(y[j+1]-y[j],1e-12)*(x[j+1]-x[j]))
     return res-np.diff(x).max()/2 # half a step to be safe
 
-# %% ../nbs/32_lr.ipynb #5a6a2150
+# %% ../nbs/32_lr.ipynb #be1324f0
 LRPoint = namedtuple('LRPoint', 'lr loss curve strong')
 LRInflections = namedtuple('LRInflections', 'points lr slice')
 
@@ -128,11 +129,11 @@ def _recording(lrs, losses):
     n = len(y) if np.isfinite(y).all() else int((~np.isfinite(y)).argmax())
     return np.log10(x[:n]),y[:n],np.log10(x[n]) if n<len(x) else np.inf
 
-def _analyse(lrs, losses, factor):
+def _analyse(lrs, losses, factor, min_fall):
     x,y,end = _recording(lrs, losses)
     if len(x)<6: return None,end,[],f'{len(x)} losses that are numbers are too few to read a curve: record at least 20 (num_it)'
     s = smooth_losses(x,y); stop = blow_up(s,x,y,end)
-    steep = steepest(s); pts = []
+    steep = steepest(s,min_fall); pts = []
     for i in steep:
         kn = [j for j in (knee(s,i,-1),knee(s,i,1)) if j is not None]
         near = [bool(abs(s.x[i]-s.x[j])<np.log10(factor)) for j in kn]
@@ -152,9 +153,10 @@ def lr_inflections(
     lrs:list, # Rates, rising
     losses:list, # The loss at each
     factor:float=3., # A point is strong if both curves turn within this factor
+    min_fall:float=.04, # A descent counts if the loss falls by this share
 )->LRInflections: # `points` (each with `lr`, `loss`, `curve`, `strong`), the suggested `lr`, and a `slice`
     "Inflection points of an `lr_find` recording and the rates to choose (after the fast.ai SSD notebooks' inflection-point ritual)"
-    _,_,pts,why = _analyse(lrs, losses, factor)
+    _,_,pts,why = _analyse(lrs, losses, factor, min_fall)
     if why: warnings.warn(why, stacklevel=2)
     return LRInflections(pts, *_suggest(pts))
 
@@ -166,15 +168,16 @@ def lr_table(
     used = [] if r.lr is None else [r.slice.start,r.slice.stop]
     return pd.DataFrame([(f'{p.lr:.1e}',round(p.loss,3),p.curve,'strong' if p.strong else '','◂' if p.lr in used else '') for p in r.points], columns=['lr','loss','curve','','suggested'])
 
-# %% ../nbs/32_lr.ipynb #028217f0
+# %% ../nbs/32_lr.ipynb #51152d90
 def plot_inflections(
     lrs:list, # Rates, rising
     losses:list, # The loss at each
     factor:float=3., # As in `lr_inflections`
+    min_fall:float=.04, # As in `lr_inflections`
     figsize:tuple=(8,5), # Inches
 ):
     "The recording, its gradient, the inflection points with their values, and the suggested pair"
-    s,stop,pts,why = _analyse(lrs, losses, factor)
+    s,stop,pts,why = _analyse(lrs, losses, factor, min_fall)
     lr,pair = _suggest(pts)
     fig,(a,b) = plt.subplots(2,1,figsize=figsize,sharex=True)
     a.semilogx(lrs, losses, '.', ms=3, color='lightsteelblue'); a.set_ylabel('loss'); b.set_ylabel('gradient'); b.set_xlabel('rate')
@@ -182,6 +185,7 @@ def plot_inflections(
     if s is None: return
     a.plot(10**s.x, s.loss); b.plot(10**s.x, s.slope)
     lo,hi = s.loss.min(),s.loss[s.x<stop].max(); a.set_ylim(lo-.15*(hi-lo)-1e-6, hi+.5*(hi-lo)+1e-6)
+    g = s.slope[s.x<stop]; b.set_ylim(g.min()-.2*np.ptp(g)-1e-6, g.max()+.2*np.ptp(g)+1e-6)
     for ax in (a,b):
         if np.isfinite(stop): ax.axvspan(10**(stop-1), lrs[-1], color='.9')
         if pair: ax.axvspan(pair.start, pair.stop, color='tab:green', alpha=.12)
@@ -207,7 +211,7 @@ def unchanged(
             for dl,r in zip(learn.dls.loaders,rngs):
                 if r is not None: dl.rng = r
 
-# %% ../nbs/32_lr.ipynb #ca2d2260
+# %% ../nbs/32_lr.ipynb #aed37300
 @patch
 def lr_inflections(self:Learner,
     start_lr:float=1e-7, # As in `lr_find`
@@ -215,23 +219,25 @@ def lr_inflections(self:Learner,
     num_it:int=100, # Batches
     stop_div:bool=True, # Stop when the loss explodes?
     factor:float=3., # As in the function `lr_inflections`
+    min_fall:float=.08, # The same; more than there, since what batches differ by is not a fall
     show:bool=True, # Draw the curve and print the table?
 )->LRInflections: # `points`, the suggested `lr`, and a `slice`
     "Run `lr_find`, find its inflection points, and leave everything as it was"
     with unchanged(self): self.lr_find(start_lr, end_lr, num_it, stop_div, show_plot=False, suggest_funcs=None)
-    lrs,losses = self.recorder.lrs,[float(o) for o in self.recorder.losses]
-    res = lr_inflections(lrs, losses, factor)
+    skip = num_it//10 # the first running means are noise
+    lrs,losses = self.recorder.lrs[skip:],[float(o) for o in self.recorder.losses[skip:]]
+    res = lr_inflections(lrs, losses, factor, min_fall)
     if show:
-        plot_inflections(lrs, losses, factor); plt.show()
+        plot_inflections(lrs, losses, factor, min_fall); plt.show()
         if res.points: print(lr_table(res).to_string(index=False))
     return res
 
-# %% ../nbs/32_lr.ipynb #b04b8150
+# %% ../nbs/32_lr.ipynb #5e1437d0
 def Inflection(
     lrs:list, # Rates
     losses:list, # Losses
     num_it:int, # Batches
 )->tuple: # (rate, (rate, loss)); nan if there is no point
     "The suggested rate, as a `suggest_funcs` entry of `Learner.lr_find`"
-    r = lr_inflections(lrs, losses)
+    r = lr_inflections(lrs, losses, min_fall=.08)
     return (r.lr,(r.lr,r.points[-1].loss)) if r.points else (float('nan'),)+((float('nan'),)*2,)
