@@ -20,4 +20,7 @@ from ssd_fastai.precision import *
 from ssd_fastai.metrics import *
 from ssd_fastai.learner import *
 from ssd_fastai.lr import *
+from ssd_fastai.groups import *
+from ssd_fastai.guards import *
+from ssd_fastai.resume import *
 from ssd_fastai.course import *
