@@ -23,4 +23,5 @@ from ssd_fastai.lr import *
 from ssd_fastai.groups import *
 from ssd_fastai.guards import *
 from ssd_fastai.resume import *
+from ssd_fastai.distributed import *
 from ssd_fastai.course import *
