@@ -14,11 +14,11 @@ from configparser import ConfigParser
 from pathlib import Path
 from types import SimpleNamespace
 
-# %% ../nbs/61_course.ipynb #76e637f0
+# %% ../nbs/61_course.ipynb #08471af0
 course_defaults = dict(
-    quick=dict(n_photos=80, epochs=2, size=(96,128), download=False),
-    laptop=dict(n_photos=300, epochs=8, size=(192,256), download=False),
-    full=dict(n_photos=300, epochs=20, size=(192,256), download=True))
+    quick=dict(n_photos=80, epochs=2, size=(96,128), num_it=30, download=False),
+    laptop=dict(n_photos=300, epochs=8, size=(192,256), num_it=100, download=False),
+    full=dict(n_photos=300, epochs=20, size=(192,256), num_it=100, download=True))
 
 def course_settings(
     profile:str=None, # 'quick', 'laptop' or 'full', or another section of the file; default: the variable SSD_FASTAI_PROFILE, else 'laptop'
