@@ -26,5 +26,10 @@ from ssd_fastai.bias import *
 from ssd_fastai.precision import *
 from ssd_fastai.metrics import *
 from ssd_fastai.learner import *
+from ssd_fastai.lr import *
 from ssd_fastai.audit import *
+from ssd_fastai.groups import *
+from ssd_fastai.guards import *
+from ssd_fastai.resume import *
+from ssd_fastai.distributed import *
 from ssd_fastai.course import *

@@ -14,11 +14,11 @@ from configparser import ConfigParser
 from pathlib import Path
 from types import SimpleNamespace
 
-# %% ../nbs/61_course.ipynb #0186fbf0
+# %% ../nbs/61_course.ipynb #c6c927a0
 course_defaults = dict(
-    quick=dict(n_photos=80, epochs=2, size=(96,128), download=False, ablation=dict(photos=40,epochs=1,seeds=1,size=(64,96))),
-    laptop=dict(n_photos=300, epochs=8, size=(192,256), download=False, ablation=dict(photos=120,epochs=6,seeds=3,size=(96,128))),
-    full=dict(n_photos=300, epochs=20, size=(192,256), download=True, ablation=dict(photos=300,epochs=30,seeds=3,size=(192,256))))
+    quick=dict(n_photos=80, epochs=2, size=(96,128), num_it=30, download=False, ablation=dict(photos=40,epochs=1,seeds=1,size=(64,96))),
+    laptop=dict(n_photos=300, epochs=8, size=(192,256), num_it=100, download=False, ablation=dict(photos=120,epochs=6,seeds=3,size=(96,128))),
+    full=dict(n_photos=300, epochs=20, size=(192,256), num_it=100, download=True, ablation=dict(photos=300,epochs=30,seeds=3,size=(192,256))))
 
 def course_settings(
     profile:str=None, # 'quick', 'laptop' or 'full', or another section of the file; default: the variable SSD_FASTAI_PROFILE, else 'laptop'

@@ -7,32 +7,34 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/metrics.html.md"""
 # %% auto #0
 __all__ = ['coco_names', 'CocoEvaluator', 'summary', 'by_class', 'photo_sizes', 'CocoMetric', 'coco_metrics']
 
-# %% ../nbs/30_metrics.ipynb #6846efa0
+# %% ../nbs/30_metrics.ipynb #cd6650d0
 import contextlib, io
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from torch import Tensor
 from fastcore.basics import patch
 from fastai.learner import Metric
+from fastai.torch_core import get_model
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from .boxes import batch_boxes
 from .detect import Detections, detect
 
-# %% ../nbs/30_metrics.ipynb #a12ae090
+# %% ../nbs/30_metrics.ipynb #b29a9e60
 class CocoEvaluator:
     "COCO average precision over a whole data set, through pycocotools"
     def __init__(self): self.reset()
-    def reset(self): self.images,self.anns,self.dets,self.vocab,self.last,self._res = [],[],[],[],None,None
+    def reset(self): self.images,self.anns,self.dets,self.vocab,self.last,self._res,self.gathered = [],[],[],[],None,None,False
     def __getstate__(self): return type(self)().__dict__ # an exported learner carries no validation set along
     def add(self,
         det:Detections, # What was found on a photo
         boxes:Tensor, # (n, 4) objects on it, corners in its pixels
         labels:Tensor, # (n,) position of their classes in `vocab`
         ignore:Tensor=None, # (n,) objects that may be found or missed: crowds, difficult ones; COCO's `iscrowd`
+        number:int=None, # Of the photo in its data set, if several processes share it
     ):
         "Add a photo"
         i,self.vocab,self._res = len(self.images)+1,det.vocab,None
-        self.images.append(dict(id=i))
+        self.images.append(dict(id=i, number=i-1 if number is None else number))
         for (x0,y0,x1,y1),l,c in zip(boxes.tolist(),labels.tolist(),[0]*len(labels) if ignore is None else ignore.int().tolist()):
             self.anns.append(dict(id=len(self.anns)+1,image_id=i,category_id=l+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=c))
         self.dets += det.to_coco(i)
@@ -68,7 +70,7 @@ def by_class(
     def ap(i,t=slice(None)): return (0. if n.get(i,0) else np.nan) if r is None else _mean(r.eval['precision'][t,:,i,0,-1])
     return pd.DataFrame([(n.get(i,0),ap(i),ap(i,0),ap(i,5)) for i in range(len(ev.vocab))], index=ev.vocab, columns=['objects','AP','AP50','AP75'])
 
-# %% ../nbs/30_metrics.ipynb #547da930
+# %% ../nbs/30_metrics.ipynb #acaef220
 def photo_sizes(
     dl, # DataLoader that the photos come from
     start:int, # Photos seen before
@@ -90,11 +92,30 @@ def add_batch(self:CocoEvaluator,
 ):
     "Add the photos of a batch: what was found, and what is there, in the pixels of each photo"
     bbox,label = batch_boxes(yb[0]).cpu(),yb[1].as_subclass(Tensor).cpu()
-    sizes = photo_sizes(dl, len(self.images), len(label), model.size)
+    n = [*range(len(self.images),len(self.images)+len(label))]
+    if hasattr(dl,'world_size'): n = list(dl._DataLoader__idxs)[n[0]:n[-1]+1] # fastai's DistributedDL: this process has a share of the photos
+    sizes = [photo_sizes(dl, i, 1, model.size)[0] for i in n]
     dets = detect(preds, model.boxes, model.coder, sizes, vocab, model.background, keep=100)
-    for d,b,l,s in zip(dets,bbox,label,sizes): self.add(d, b[l!=0]*b.new_tensor([*s,*s]), l[l!=0].abs()-1, l[l!=0]<0)
+    for d,b,l,s,i in zip(dets,bbox,label,sizes,n): self.add(d, b[l!=0]*b.new_tensor([*s,*s]), l[l!=0].abs()-1, l[l!=0]<0, i)
 
-# %% ../nbs/30_metrics.ipynb #b9288dc0
+# %% ../nbs/30_metrics.ipynb #ff6be0f0
+@patch
+def gather(self:CocoEvaluator)->CocoEvaluator: # With the photos of all processes
+    "Put together what several processes have collected, each photo once"
+    if self.gathered or not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size()>1): return self
+    parts = [None]*torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, (self.images,self.anns,self.dets))
+    images,anns,dets,seen = [],[],[],set()
+    for ims,an,de in parts:
+        new = {}
+        for im in ims:
+            if im['number'] not in seen: seen.add(im['number']); new[im['id']] = len(images)+1; images.append(dict(id=len(images)+1, number=im['number']))
+        anns += [{**a,'id':len(anns)+k+1,'image_id':new[a['image_id']]} for k,a in enumerate(a for a in an if a['image_id'] in new)]
+        dets += [{**d,'image_id':new[d['image_id']]} for d in de if d['image_id'] in new]
+    self.images,self.anns,self.dets,self.gathered,self._res = images,anns,dets,True,None
+    return self
+
+# %% ../nbs/30_metrics.ipynb #67204e80
 class CocoMetric(Metric):
     "One number of COCO's summary, over the whole validation set, in the training table"
     def __init__(self,
@@ -107,9 +128,9 @@ class CocoMetric(Metric):
     def accumulate(self, learn):
         if self.ev.last is learn.yb: return # another metric has added this batch
         self.ev.last = learn.yb
-        self.ev.add_batch(learn.model, learn.pred, learn.yb, learn.dl, learn.dls.vocab)
+        self.ev.add_batch(get_model(learn.model), learn.pred, learn.yb, learn.dl, learn.dls.vocab)
     @property
-    def value(self): return float(summary(self.ev)[self.stat])
+    def value(self): return float(summary(self.ev.gather())[self.stat])
 
 def coco_metrics(
     stats:tuple=('AP','AP50'), # Which of `coco_names`

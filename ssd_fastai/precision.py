@@ -19,15 +19,15 @@ def cpu_has_bf16()->bool: # True if bfloat16 is fast here
     "Does this processor multiply bfloat16 in hardware (AMX, or AVX-512 BF16)?"
     return any(getattr(torch.cpu, f, lambda: False)() for f in ('_is_amx_tile_supported','_is_avx512_bf16_supported'))
 
-# %% ../nbs/28_precision.ipynb #e3d15d30
+# %% ../nbs/28_precision.ipynb #fe467040
 def _bf16_forward(m, *args):
     with torch.autocast('cpu', torch.bfloat16, enabled=m.training): out = type(m).forward(m, *args)
     return to_float(out)
 
 class CPUBf16(Callback):
     "Train the model in bfloat16 on a CPU; its outputs are float32, and so is validation"
-    def before_fit(self): self.learn.model.forward = partial(_bf16_forward, self.learn.model)
-    def after_fit(self): self.learn.model.__dict__.pop('forward', None)
+    def before_fit(self): self.inner = self.learn.model; self.inner.forward = partial(_bf16_forward, self.inner)
+    def after_fit(self): self.inner.__dict__.pop('forward', None); del self.inner
 
 # %% ../nbs/28_precision.ipynb #acb468f0
 def precision_cbs(
