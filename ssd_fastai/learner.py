@@ -202,7 +202,7 @@ def show_results(self:SSDLearner,
         show_boxes(im.numpy(), d.boxes, [f'{s:.2f}' for s in d.scores.tolist()], d.labels, ax=row[1], title=f'{len(d)} found')
     plt.tight_layout()
 
-# %% ../nbs/31_learner.ipynb #61975f10
+# %% ../nbs/31_learner.ipynb #48da57e0
 @patch
 @torch.no_grad()
 def show_mined(self:SSDLearner,
@@ -212,6 +212,8 @@ def show_mined(self:SSDLearner,
     axs=None, # Two axes to draw on
 ): # The axes
     "The default boxes that answer for the objects of a photo, and the hardest negatives of the model as it is now"
+    n_photos = len(self.dls.loaders[split].dataset)
+    if not 0<=i<n_photos: raise IndexError(f'There is no photo {i}: this set has {n_photos}, from 0 to {n_photos-1}')
     dl = self.dls.loaders[split].new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
     xb,bb,lb = dl.one_batch(); m = self.eval_model()
     h,w = xb.shape[-2:]; wh = torch.tensor([w,h,w,h])
