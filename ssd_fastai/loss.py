@@ -36,18 +36,21 @@ def targets(
         if len(ignore): cls[i,own==-2] = -1
     return cls,box
 
-# %% ../nbs/12_loss.ipynb #2bd74aa0
+# %% ../nbs/12_loss.ipynb #f9ed6fb0
 def box_loss(
-    offsets:Tensor, # (n, 4) offsets that the network gave, for the boxes that answer for an object
-    default:Tensor, # (n, 4) those default boxes, corners
-    box:Tensor, # (n, 4) the boxes they should have drawn, corners
+    offsets:Tensor, # (B, A, 4) offsets that the network gave
+    default:Tensor, # (A, 4) default boxes, corners
+    box:Tensor, # (B, A, 4) the boxes they should have drawn, corners
+    rows:Tensor, # (n,) the default boxes that answer for an object, as rows of the flattened batch
     coder, # `BoxCoder`, or a coder that only decodes
     kind:str='smooth_l1', # 'smooth_l1' on the offsets, or 'giou' on the decoded boxes
 )->Tensor: # (n,) summed over the four offsets
     "Smooth L1 on the offsets (SSD paper §2.2), GIoU (Rezatofighi et al. 2019), or L1 on the boxes, if the coder can only decode (fast.ai 2018)"
-    if kind=='giou': return generalized_box_iou_loss(coder.decode(offsets,default), box)
-    if not hasattr(coder,'encode'): return F.l1_loss(coder.decode(offsets,default), box, reduction='none').sum(-1)
-    return F.smooth_l1_loss(offsets, coder.encode(box,default), reduction='none').sum(-1)
+    true,own,encodes = box.flatten(0,1)[rows],default[rows%len(default)],hasattr(coder,'encode')
+    if encodes: offsets = offsets.flatten(0,1).index_select(0,rows)
+    if encodes and kind=='smooth_l1': return F.smooth_l1_loss(offsets, coder.encode(true,own), reduction='none').sum(-1)
+    drawn = coder.decode(offsets,own) if encodes else coder.decode(offsets,default).flatten(0,1)[rows]
+    return generalized_box_iou_loss(drawn,true) if kind=='giou' else F.l1_loss(drawn, true, reduction='none').sum(-1)
 
 # %% ../nbs/12_loss.ipynb #b458e090
 def hard_negatives(
@@ -83,7 +86,7 @@ def class_weights(
     w = torch.where(n>0, 1/n.clamp(min=1), torch.zeros_like(n))
     return w*n.sum()/(w*n).sum()
 
-# %% ../nbs/12_loss.ipynb #daf39e20
+# %% ../nbs/12_loss.ipynb #7e0a3480
 class SSDLoss(nn.Module):
     "Classification and localisation loss of an SSD, for batches as fastai makes them"
     def __init__(self,
@@ -144,7 +147,7 @@ class SSDLoss(nn.Module):
     def by_photo(self, scores, offsets, default, bbox, label): # photo by photo: the clear way, and the fast one on a CPU
         with torch.no_grad(): cls,box = targets(default, bbox, label, self.thr, self.like)
         pos = (cls>0).flatten().nonzero()[:,0]
-        each = box_loss(offsets.flatten(0,1).index_select(0,pos), default[pos%len(default)], box.flatten(0,1)[pos], self.coder, self.box_kind)
+        each = box_loss(offsets, default, box, pos, self.coder, self.box_kind)
         if self.weight is not None: each = each*self.weight.to(each)[cls.flatten()[pos]]
         return -self.class_loss(scores,cls),each.sum(),torch.tensor(len(pos),device=cls.device)
     def as_rectangle(self, scores, offsets, bbox, label): # the whole batch at once: nothing waits for a GPU
