@@ -34,7 +34,7 @@ def compare(tfm, out, nb, lbl, b, i_seen, round_=False):
 def test_boxes_follow_the_pixels(name, where):
     rng = np.random.default_rng(0); random.seed(0)
     tfm,seen = moves[name](fill=(128,128,128)),[0,0]
-    for _ in range(500 if where=='item' else 120):
+    for _ in range(500 if where=='item' else 60):
         w,h = int(rng.integers(90,230)),int(rng.integers(90,230))
         im,b = scene(rng, w, h, int(rng.integers(0,7)))
         if where=='item': out,nb,lbl = tfm(as_item(im,b), split_idx=0)
@@ -49,7 +49,7 @@ def test_boxes_follow_the_pixels(name, where):
                 px = found(out,colours[l-1])
                 if px and min(box[2]-box[0],box[3]-box[1])>12: assert iou(box,px)>=.9,(box,px); seen[0] += 1
         else: compare(tfm,out,nb,lbl,b,seen)
-    assert seen[0]>100
+    assert seen[0]>60
 
 def test_dropped_boxes_are_hardly_visible():
     "What rotate and warp drop has less than a quarter of its pixels left, give or take the corners of its box"
@@ -86,7 +86,7 @@ def test_item_and_batch_agree():
 @pytest.mark.parametrize('name', [n for n in op_names if not n.endswith('Cutout') and 'Cutout' not in n and 'Solarize' not in n and n not in ('Equalize','AutoContrast','Posterize','Color','Contrast','Brightness','Sharpness','SolarizeAdd','Equalize_Only_BBoxes')])
 def test_policy_boxes_follow_the_pixels(name):
     rng = np.random.default_rng(3); random.seed(3); seen = [0,0]
-    for _ in range(150):
+    for _ in range(80):
         im,b = scene(rng, 320, 240, 5); b = torch.from_numpy(b)
         out,nb,keep,books = policy_op(name, float(rng.random()), im, b)
         assert keep.sum()==len(nb)==len(b)-sum(books.lost.values()) and out.size==im.size and out.mode=='RGB'
@@ -98,7 +98,7 @@ def test_policy_boxes_follow_the_pixels(name):
         for box,l in zip(nb.tolist(),torch.arange(len(b))[keep].tolist()):
             px = found(out,colours[l])
             if box[0]>.5 and box[1]>.5 and box[2]<319.5 and box[3]<239.5 and min(box[2]-box[0],box[3]-box[1])>12: assert iou(box,px)>=.9; seen[0] += 1
-    assert seen[0]>100
+    assert seen[0]>60
 
 @pytest.mark.parametrize('name', op_names)
 @pytest.mark.parametrize('m', [0.,.5,1.])
