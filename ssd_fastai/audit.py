@@ -7,14 +7,13 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/audit.html.md"""
 # %% auto #0
 __all__ = ['outside', 'probe', 'reached', 'trial', 'count']
 
-# %% ../nbs/33_audit.ipynb #e63c1f20
+# %% ../nbs/33_audit.ipynb #abe91fc0
 from copy import deepcopy
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 import pandas as pd, torch
 from torch import Tensor, nn
 from fastcore.basics import patch
 from fastai.torch_core import no_random, to_device
-from .anchors import DefaultBoxes
 from .published import published_layers
 from .learner import SSDLearner
 

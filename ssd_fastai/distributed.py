@@ -7,12 +7,12 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/distributed.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/37_distributed.ipynb #f5f4b990
+# %% ../nbs/37_distributed.ipynb #914824c0
 from contextlib import contextmanager
 import torch
 from torch import LongTensor
 from fastcore.basics import patch
-from fastai.torch_core import num_distrib, rank_distrib
+from fastai.torch_core import num_distrib
 from .learner import SSDLearner
 
 # %% ../nbs/37_distributed.ipynb #7cfa3c60

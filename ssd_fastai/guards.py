@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/guards.html.md"""
 # %% auto #0
 __all__ = ['batch_records', 'why_nan', 'NaNGuard', 'starting_loss']
 
-# %% ../nbs/35_guards.ipynb #8d1e3fc0
+# %% ../nbs/35_guards.ipynb #d6284280
 import warnings
 import pandas as pd, torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 from .boxes import batch_boxes, show_boxes
 from .data import unnormalise
 from .detect import detect
+from .published import last_conv
 from .learner import SSDLearner
 from .lr import unchanged
 
@@ -55,14 +56,14 @@ class NaNGuard(Callback):
 
 SSDLearner.guards.append(NaNGuard)
 
-# %% ../nbs/35_guards.ipynb #9c03b8c0
+# %% ../nbs/35_guards.ipynb #81f047d0
 def starting_loss(
     learn:SSDLearner, # With an `SSDLoss`
     yb:tuple, # (TensorBBox, TensorMultiCategory) of a batch
 )->float:
     "The loss of a network that has learned nothing but its bias (Lin et al. 2017, §4.1, on the prior)"
     m = learn.model; C = m.n_classes+m.background
-    bias = m.head.classes[0].bias.detach().view(-1,C)[0] # the same for every default box, before training
+    bias = torch.cat([last_conv(c).bias.detach().view(-1,C).repeat(h*w,1) for c,(h,w) in zip(m.head.classes,m.grids)])
     B,A = len(yb[0]),len(m.boxes)
     return learn.loss_func((bias.expand(B,A,C),bias.new_zeros(B,A,4)), *yb).item()
 
@@ -75,11 +76,11 @@ def check_first_batch(self:SSDLearner,
     with unchanged(self):
         dl = self.dls.train; xb,*yb = dl.one_batch(); m = self.model.to(xb.device).train(); self.loss_func.to(xb.device)
         rs = batch_records(dl,0)
-        loss,expect = self.loss_func(m(xb),*yb).item(),starting_loss(self,yb)
-    box,label = batch_boxes(yb[0]),yb[1].as_subclass(Tensor); real = label>0
+        box,label = batch_boxes(yb[0]),yb[1].as_subclass(Tensor); real = label>0
+        wrong = label.abs()>self.model.n_classes # negative: difficult or crowd, teaches nothing
+        loss,expect = (float('nan'),)*2 if wrong.any() else (self.loss_func(m(xb),*yb).item(),starting_loss(self,yb))
     def where(bad): return ', '.join(r.path.name for r,b in zip(rs,bad.tolist()) if b)
     out = (((box<-1e-3)|(box>1+1e-3)|~torch.isfinite(box)).any(-1)|(box[...,2:]<=box[...,:2]).any(-1))&real
-    wrong = (label<0)|(label>self.model.n_classes)
     rows = [('photos are numbers', where(~torch.isfinite(xb.as_subclass(Tensor)).flatten(1).all(1)) or f"{xb.min().item():.1f} to {xb.max().item():.1f}", bool(torch.isfinite(xb).all())),
             ('labels in range', where(wrong.any(1)) or f'{int(label[real].min()) if real.any() else 0} to {int(label.max())} of {self.model.n_classes}', not wrong.any()),
             ('boxes inside the photo', where(out.any(1)) or 'all', not out.any()),

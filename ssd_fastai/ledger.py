@@ -7,14 +7,12 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/ledger.html.md"""
 # %% auto #0
 __all__ = ['BoxesLost', 'n_boxes', 'BoxLedger', 'Watched']
 
-# %% ../nbs/09_ledger.ipynb #f707dd60
+# %% ../nbs/09_ledger.ipynb #ba4d0dc0
 from collections import Counter
 import pandas as pd, torch
 from torch import Tensor
-from PIL import Image
 from matplotlib import pyplot as plt
 from fastcore.basics import patch
-from fastai.data.core import TfmdDL
 from .augment import Books
 from .data import BBoxDataLoaders
 

@@ -8,14 +8,15 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/lr.html.md"""
 __all__ = ['Smooth', 'LRPoint', 'LRInflections', 'local_fit', 'best_width', 'smooth_losses', 'steepest', 'knee', 'blow_up',
            'lr_inflections', 'lr_table', 'plot_inflections', 'unchanged', 'Inflection']
 
-# %% ../nbs/32_lr.ipynb #a0d97ac0
-import random, warnings
+# %% ../nbs/32_lr.ipynb #f3390170
+import warnings
 from collections import namedtuple
 from contextlib import contextmanager
 from copy import deepcopy
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastai.learner import Learner
+from fastai.torch_core import get_random_states, set_random_states
 from matplotlib import pyplot as plt
 
 # %% ../nbs/32_lr.ipynb #99d17c20
@@ -192,7 +193,7 @@ def plot_inflections(
         for p in pts: ax.plot(p.lr, np.interp(np.log10(p.lr),s.x,s.loss if ax is a else s.slope), 'o', color='tab:red' if p.curve=='loss' else 'tab:purple', mfc=None if p.strong else 'w')
     for p in pts: a.annotate(f'{p.lr:.0e}', (p.lr,p.loss), (2,9), textcoords='offset points', fontsize=8, rotation=40)
 
-# %% ../nbs/32_lr.ipynb #0a17fca0
+# %% ../nbs/32_lr.ipynb #18b68180
 @contextmanager
 def unchanged(
     learn:Learner, # Any learner
@@ -200,16 +201,15 @@ def unchanged(
     "What happens inside leaves the model, the optimiser and the random state as they were"
     state,opt,mode = deepcopy(learn.model.state_dict()),learn.opt,[m.training for m in learn.model.modules()]
     saved = deepcopy(opt.state_dict()) if opt else None
-    py,np_,rngs = random.getstate(),np.random.get_state(),[deepcopy(getattr(dl,'rng',None)) for dl in learn.dls.loaders]
-    with torch.random.fork_rng():
-        try: yield learn
-        finally:
-            learn.model.load_state_dict(state); learn.opt = opt
-            if opt: opt.load_state_dict(saved); opt.zero_grad()
-            for m,t in zip(learn.model.modules(),mode): m.training = t
-            random.setstate(py); np.random.set_state(np_)
-            for dl,r in zip(learn.dls.loaders,rngs):
-                if r is not None: dl.rng = r
+    dice,rngs = get_random_states(),[deepcopy(getattr(dl,'rng',None)) for dl in learn.dls.loaders]
+    try: yield learn
+    finally:
+        learn.model.load_state_dict(state); learn.opt = opt
+        if opt: opt.load_state_dict(saved); opt.zero_grad()
+        for m,t in zip(learn.model.modules(),mode): m.training = t
+        set_random_states(**dice)
+        for dl,r in zip(learn.dls.loaders,rngs):
+            if r is not None: dl.rng = r
 
 # %% ../nbs/32_lr.ipynb #f65b8300
 @patch

@@ -160,7 +160,7 @@ def open_block(
     if b.use_res_connect: raise ValueError(f'Block {i} has a connection around it, which would be lost: open a block with stride 2')
     return nn.Sequential(*layers[:i], *(b.conv if hasattr(b,'conv') else b.block), *layers[i+1:])
 
-# %% ../nbs/21_parts.ipynb #728705d0
+# %% ../nbs/21_parts.ipynb #025386e0
 lite_norm = partial(nn.BatchNorm2d, eps=.001, momentum=.03)
 normal_init = partial(init_convs, init=partial(nn.init.normal_, std=.03))
 
@@ -175,7 +175,6 @@ def v3_body(
 
 def v2_body(
     weights=None, # 'imagenet', a file, or None
-    narrow:bool=None, # Unused: there is only one end
 )->BodyMaps:
     "MobileNetV2 for SSDlite, its map at stride 16 inside block 14 (Sandler et al. 2018, §6.2)"
     layers = backbone_layers(mobilenet_v2, weights, MobileNet_V2_Weights.IMAGENET1K_V2, norm_layer=lite_norm)

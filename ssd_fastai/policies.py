@@ -107,8 +107,10 @@ def policy_op(
     lost = {'outside the picture':out, f'less than {min_visible:.0%} visible':gone-out}
     return im,(nb[keep]+1)*px,keep,Books(len(b),(keep&(share<1-1e-4)).sum().item(),{k:v for k,v in lost.items() if v})
 
-# %% ../nbs/08_policies.ipynb #1c1df9f0
+# %% ../nbs/08_policies.ipynb #e74f95a0
 def _parse(s): return [[(o.split()[0],float(o.split()[1]),int(o.split()[2])) for o in line.split(',')] for line in s.strip().split('\n')]
+
+# %% ../nbs/08_policies.ipynb #37f7c1b0
 policies = dict(
 v0=_parse("""TranslateX_BBox .6 4, Equalize .8 10
 TranslateY_Only_BBoxes .2 2, Cutout .8 8

@@ -1,7 +1,6 @@
 "Two CPU processes (gloo): the same AP as one on the same weights, each photo once, and they train"
 import json, subprocess, sys
-import pytest, torch
-from ssd_fastai.all import *
+import pytest
 
 pytest.importorskip('accelerate')
 script = '''

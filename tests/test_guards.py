@@ -77,6 +77,28 @@ def test_first_batch(train, valid):
         def encodes(self, o:TensorImage): return o*float('nan')
     assert not broken(Out())['boxes inside the photo'] and not broken(Dark())['photos are numbers'] and not broken(Dark())['loss near its expected start']
 
+def test_first_batch_with_crowds_and_difficult(train, valid):
+    "Labels below 0 teach nothing, and are in range; one beyond the classes is not"
+    class Label(Transform):
+        order = 200
+        def __init__(self, to): super().__init__(); self.to = to
+        def encodes(self, o:TensorMultiCategory): o = o.clone(); o[:,0] = self.to; return o
+    for to,ok in ((-1,True),(-3,True),(4,False),(-4,False)):
+        l = small(train, valid); l.dls.train.after_batch.add(Label(to))
+        with warnings.catch_warnings(): warnings.simplefilter('ignore'); assert bool(l.check_first_batch().set_index('check').ok['labels in range'])==ok, to
+
+@pytest.mark.parametrize('arch', [ssdlite320_mobilenet_v3_large,ssdlite320_mobilenet_v2])
+def test_first_batch_of_published_models(train, valid, arch):
+    "Their predictors are several layers, and each feature map has its own bias"
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=320, bs=4)
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); l = ssd_learner(dls, arch, pretrained=False)
+    assert l.check_first_batch().ok.all() and l.default_boxes.boxes.shape==l.model.boxes.shape
+    yb = l.dls.train.one_batch()[1:]
+    for c in l.model.head.classes: nn.init.zeros_(c[-1].weight)
+    for c in l.model.head.offsets: nn.init.zeros_(c[-1].weight)
+    said = l.loss_func(l.model.eval()(torch.zeros(4,3,320,320)), *yb).item()
+    assert abs(starting_loss(l,yb)-said)<1e-4*said
+
 def test_overfit_one_batch(train, valid):
     l = small(train, valid); before = [p.clone() for p in l.model.parameters()]; state = torch.get_rng_state()
     losses = l.one_batch_overfit(25, 3e-3); plt.close('all')

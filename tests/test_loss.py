@@ -1,14 +1,13 @@
 "Matching and loss against torchvision 0.29, on random and adversarial batches; the deviations on purpose, each by name"
 import math, warnings
 import pytest, torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import ssd as tvssd
 from torchvision.models.detection._utils import BoxCoder as TVCoder, SSDMatcher
 from torchvision.ops import box_iou, generalized_box_iou_loss
-from ssd_fastai.all import (SSDLoss, PaddedBoxes, Annotations, Record, CocoEvaluator, BBoxDataLoaders, BoxResize, BoxCategorize, published_boxes, match, match_padded, covered,
-                            class_weights, class_priors, fitted_bias, fit_default_boxes, coverage, zooms_of, ssd_tfms, loss_parts, ssd_learner, targets, resnet18, record_labels, Ignored, read_voc)
+from ssd_fastai.all import (SSDLoss, PaddedBoxes, Annotations, Record, BBoxDataLoaders, BoxResize, published_boxes, match, match_padded, covered,
+                            class_weights, class_priors, fitted_bias, fit_default_boxes, coverage, zooms_of, ssd_tfms, loss_parts, ssd_learner, targets, record_labels, Ignored, read_voc)
 
 default = published_boxes('ssd300_coco').boxes
 

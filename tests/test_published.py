@@ -1,6 +1,5 @@
 "The published detectors against torchvision 0.29, their weights, and fine-tuning to other classes"
 import os, subprocess, sys, urllib.error
-from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from torchvision.models import detection as tv, mobilenet_v2, mobilenet_v3_large, vgg16

@@ -8,7 +8,6 @@ buffer, with torchvision's matching and no minimum of negatives, so that the res
 """
 import statistics, sys, time
 import torch
-from torch import nn
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou

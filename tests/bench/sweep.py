@@ -4,8 +4,8 @@
 
 Photos from the sample, BCCD and a set of adversarial boxes (tiny, huge, at the edges, on top of each other, none at all) go through each
 recipe; the ledger raises at a transform whose sums do not agree. Counted again at the end, independently: boxes that are missing without a
-reason, outside the picture, of no area, and labels that are not the labels of their boxes (each box carries its identity in a second data set
-of labels: its number).
+reason, outside the picture, of no area, and labels that occur twice or belong to no box of the photo (each object has a class of its own: its
+number). Whether a box is still on *its* object is what the painted colours of tests/test_geometry.py show.
 """
 import os, random, sys, warnings
 warnings.filterwarnings('ignore')
