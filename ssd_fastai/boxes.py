@@ -37,13 +37,13 @@ def show_boxes(
         if len(labels): ax.text(x0,max(y0-1,0),labels[i],fontsize=6,color=c,va='bottom',path_effects=[patheffects.withStroke(linewidth=1.5,foreground='white')])
     return ax
 
-# %% ../nbs/02_boxes.ipynb #412bab80
+# %% ../nbs/02_boxes.ipynb #03608190
 def centres(
     b:Tensor, # Corner boxes, `(..., 4)`: x0,y0,x1,y1
 )->Tensor: # The same boxes as cx,cy,w,h
     "Corner form to centre form"
-    lo,hi = b[...,:2],b[...,2:]
-    return torch.cat([(lo+hi)/2, hi-lo], -1)
+    lo,wh = b[...,:2],b[...,2:]-b[...,:2]
+    return torch.cat([lo+wh/2, wh], -1)
 
 def corners(
     b:Tensor, # Centre boxes, `(..., 4)`: cx,cy,w,h

@@ -1,0 +1,90 @@
+"Post-processing against torchvision 0.29: ties, thousands of candidates, none; and the list that a GPU hands over"
+import pytest, torch
+from torchvision.models.detection import ssd300_vgg16 as tv_ssd300
+from ssd_fastai.all import *
+
+coder = BoxCoder()
+fine,coarse = published_boxes('ssd300_coco').boxes,published_boxes('ssdlite320').boxes[::5]
+
+@pytest.fixture(scope='module')
+def theirs(): return tv_ssd300(weights=None,weights_backbone=None)
+
+def outputs(kind, g):
+    "Scores and offsets of a kind, for one photo; (scores (1, A, C), offsets (1, A, 4), default boxes)"
+    C = int(torch.randint(2,25,(1,),generator=g)); default = fine[::3] if kind=='thousands' else coarse; A = len(default)
+    o,s = torch.randn(1,A,4,generator=g)*torch.tensor([1.5,.3])[torch.randint(2,(1,),generator=g)],torch.randn(1,A,C,generator=g)
+    if kind=='none': s[...,0] += 30
+    elif kind=='few': s[...,0] += 5; s[:,::50,-1] += 7
+    elif kind=='ties': s = (s*2).round()/2; s[...,0] += 2             # few different scores, many times each
+    elif kind=='all the same': s.zero_(); o.zero_()
+    elif kind=='thousands': s *= .2
+    elif kind=='twins': s[:,1::2] = s[:,:-1:2][:,:s[:,1::2].shape[1]]; o[:,1::2] = o[:,:-1:2][:,:o[:,1::2].shape[1]]
+    elif kind=='beyond the photo': o *= 8
+    elif kind=='saturated': s[...,1:] += 40*(torch.rand(1,A,C-1,generator=g)<.2)
+    return s,o,default
+
+kinds = ['none','few','ties','all the same','thousands','twins','beyond the photo','saturated']
+
+def judge(theirs, s, o, default, **kw):
+    for k,v in {**dict(score_thresh=.01,topk_candidates=400,nms_thresh=.45,detections_per_img=200),**kw}.items(): setattr(theirs,k,v)
+    return theirs.postprocess_detections(dict(bbox_regression=o,cls_logits=s), [default]*len(s), [(1,1)]*len(s))   # in our units: a photo of 1 × 1
+
+def rows(boxes, scores, labels): return {(l,s,*b) for l,s,b in zip(labels.tolist(),scores.tolist(),boxes.tolist())}
+
+@pytest.mark.parametrize('kind', kinds)
+def test_equal_to_torchvision(theirs, kind):
+    "25 cases of each of 8 kinds. Equal scores have no order, so which of them are the last of 200 is chance, in torchvision too: all that is kept without that limit must be the same"
+    g = torch.Generator().manual_seed(kinds.index(kind)); found = 0
+    for i in range(25):
+        s,o,default = outputs(kind,g); vocab = list(range(s.shape[2]-1))
+        (want,),(every,) = judge(theirs,s,o,default),judge(theirs,s,o,default,detections_per_img=10**6)
+        got,all_got = (detect((s,o), default, coder, [(1,1)], vocab, degenerate=True, keep=k)[0] for k in (None,10**6))
+        assert torch.allclose(got.scores,want['scores'],atol=1e-6) and torch.allclose(all_got.scores,every['scores'],atol=1e-6), i
+        full = rows(every['boxes'],every['scores'],every['labels']-1)
+        assert rows(all_got.boxes,all_got.scores,all_got.labels)==full and rows(got.boxes,got.scores,got.labels)<=full, i
+        if len(want['scores'].unique())==len(want['scores']): assert torch.equal(got.labels,want['labels']-1) and torch.allclose(got.boxes,want['boxes'],atol=1e-6)
+        found += len(got)
+    assert found==0 if kind=='none' else found>25
+
+def test_other_settings(theirs):
+    g = torch.Generator().manual_seed(9)
+    for kw in (dict(score_thresh=.001,topk_candidates=300,nms_thresh=.55,detections_per_img=300), dict(score_thresh=.3,topk_candidates=7,nms_thresh=.9,detections_per_img=3)):
+        s,o,default = outputs('thousands',g); want, = judge(theirs,s,o,default,**kw)
+        got, = detect((s,o), default, coder, [(1,1)], list(range(s.shape[2]-1)), degenerate=True, min_score=kw['score_thresh'], top_k=kw['topk_candidates'], nms=kw['nms_thresh'], keep=kw['detections_per_img'])
+        assert torch.equal(got.labels,want['labels']-1) and torch.allclose(got.boxes,want['boxes'],atol=1e-6)
+
+def test_boxes_without_area_are_left_out(theirs):
+    "The one deviation: torchvision keeps what lies outside the photo, as a box of no area"
+    g = torch.Generator().manual_seed(3); s,o,default = outputs('beyond the photo',g)
+    want, = judge(theirs,s,o,default); got, = detect((s,o), default, coder, [(1,1)], list(range(s.shape[2]-1)))
+    flat = lambda b: ((b[:,2:]-b[:,:2])<=0).any(1)
+    assert flat(want['boxes']).any() and not flat(got.boxes).any() and len(got)>0
+
+@pytest.mark.parametrize('background', [True,False])
+@pytest.mark.parametrize('nms', [.45,None])
+def test_listed_path_is_the_same(background, nms):
+    "What a GPU does, done on a CPU; with a list that is too short for some of the photos"
+    g = torch.Generator().manual_seed(4)
+    for kind in ('few','thousands','none','beyond the photo'):
+        s,o,default = outputs(kind,g)
+        if not background: s = s[...,1:]-(30 if kind=='none' else 2)
+        s,o = torch.cat([s,s.flip(1)]),torch.cat([o,o.flip(1)]); vocab = list(range(s.shape[2]-background))
+        for kw in (dict(),dict(keep=5),dict(top_k=9,min_score=.2)):
+            a,b = (detect((s,o), default, coder, [(30,20)]*2, vocab, background, listed=l, nms=nms, **kw) for l in (False,True))
+            for x,y in zip(a,b): # equal scores, which chance brings, have no order
+                assert len(x)==len(y) and torch.allclose(x.scores,y.scores,atol=1e-6), (kind,kw)
+                alone = torch.tensor([(x.scores==v).sum()==1 for v in x.scores],dtype=torch.bool)
+                assert torch.allclose(x.boxes[alone],y.boxes[alone],atol=1e-4) and torch.equal(x.labels[alone],y.labels[alone]) and (len(x)==0 or alone.float().mean()>.9), (kind,kw)
+
+def test_list_too_short_falls_back(monkeypatch):
+    import ssd_fastai.detect as d
+    g = torch.Generator().manual_seed(5); s,o,default = outputs('thousands',g); vocab = list(range(s.shape[2]-1))
+    want, = detect((s,o), default, coder, [(1,1)], vocab, listed=False)
+    real = d.shortlist; monkeypatch.setattr(d,'shortlist',lambda *a,**k: real(*a,**k)[:,:60])
+    got, = detect((s,o), default, coder, [(1,1)], vocab, listed=True)
+    assert len(want)>60 and torch.allclose(got.boxes,want.boxes,atol=1e-6)
+
+def test_the_list_asks_the_device_nothing():
+    "It runs on the meta device, which has no numbers to look at; then one piece comes over for the whole batch"
+    s,o = torch.empty(8,len(fine),21,device='meta'),torch.empty(8,len(fine),4,device='meta')
+    assert shortlist((s,o), fine.to('meta'), coder).shape==(8,4096,6)
