@@ -37,7 +37,7 @@ def ssd_split(
     "Two parameter groups: body and head"
     return [params(m.body), params(m.head)]
 
-# %% ../nbs/31_learner.ipynb #d017ba50
+# %% ../nbs/31_learner.ipynb #a418db80
 class SSDLearner(Learner):
     "A fastai `Learner` for an SSD: made by `ssd_learner`"
     guards = [] # callbacks for every learner: `guards` adds one
@@ -51,7 +51,7 @@ def _check_size(size, strides):
 def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, loss_kw={}, **kwargs):
     device = torch.device(dls.device or default_device()).type
     if device in ('cpu','cuda'): model = model.to(memory_format=torch.channels_last)
-    cbs = precision_cbs(precision, device)+[c() for c in SSDLearner.guards]+list(L(cbs))
+    cbs = precision_cbs(precision, device, model, dls.size)+[c() for c in SSDLearner.guards]+list(L(cbs))
     if not (pretrained or any(c is GradientClip or isinstance(c,GradientClip) for c in cbs)): cbs.append(GradientClip(30.))
     loss_func = loss_func or SSDLoss(model.boxes, kind, model.coder, **loss_kw)
     if getattr(loss_func,'background',model.background)!=model.background:

@@ -191,3 +191,21 @@ def test_voc_folders_never_leak(valid, tmp_path, files, want):
     for f in files: (s/f'{f}.txt').write_text('\n'.join(parts[f]))
     t,v = read_folder(tmp_path)
     assert (len(t),len(v))==want and not {r.path for r in t}&{r.path for r in v}
+
+@pytest.mark.parametrize('faster', ['fp32','bf16'])
+def test_auto_precision_asks_the_clock(train, valid, monkeypatch, capsys, faster):
+    "Where the CPU has bf16, timed steps decide, and the choice is said; dice and model are as before"
+    import ssd_fastai.precision as p
+    monkeypatch.setattr(p,'cpu_has_bf16',lambda: True); asked = []
+    monkeypatch.setattr(p,'time_precisions',lambda model,size: asked.append(size) or {'fp32':1.,'bf16':.5 if faster=='bf16' else 2.})
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); learn = ssd_learner(dls, 'resnet10t', pretrained=False)
+    assert asked==[(64,64)] and any(isinstance(c,CPUBf16) for c in learn.cbs)==(faster=='bf16')
+    assert f'precision: {faster}' in capsys.readouterr().out
+
+def test_time_precisions_leaves_no_trace(train, valid):
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); learn = ssd_learner(dls, 'resnet10t', pretrained=False, precision='fp32')
+    before,dice = {k:v.clone() for k,v in learn.model.state_dict().items()},torch.get_rng_state()
+    t = time_precisions(learn.model, (64,64), n=1)
+    assert set(t)=={'fp32','bf16'} and min(t.values())>0 and torch.equal(dice,torch.get_rng_state()) and all(torch.equal(v,before[k]) for k,v in learn.model.state_dict().items())
