@@ -93,7 +93,7 @@ class Books(NamedTuple):
     lost:dict # Reason → boxes dropped
     def __add__(self, o): return Books(self.seen+o.seen, self.clipped+o.clipped, dict(Counter(self.lost)+Counter(o.lost)))
 
-# %% ../nbs/03_augment.ipynb #dc0d0a20
+# %% ../nbs/03_augment.ipynb #ccf4f5f0
 def hw(
     size:int|tuple, # A number, or (height, width)
 )->tuple: # (height, width)
@@ -128,13 +128,13 @@ class BoxResize(ItemTransform):
         win = kw['window'] = snap(kw['window'], x[0].size, self.size)
         photo,b0 = PILImage(see_through(x[0], size=self.size, **kw)),x[1].as_subclass(Tensor)
         b,keep = move_boxes(b0, size=self.size, **kw)
-        flat,cut = ((b0[:,2:]-b0[:,:2])<=0).any(1),(b0[:,:2]<b0.new_tensor(win[:2])).any(1)|(b0[:,2:]>b0.new_tensor(win[2:])).any(1)
+        flat,cut = ~((b0[:,2:]-b0[:,:2])>0).all(1),(b0[:,:2]<b0.new_tensor(win[:2])).any(1)|(b0[:,2:]>b0.new_tensor(win[2:])).any(1)
         lost = {'no area':(~keep&flat).sum().item(), 'centre outside the window':(~keep&~flat).sum().item()}
         self.books = Books(len(b0), (cut&keep).sum().item(), {k:v for k,v in lost.items() if v})
         return photo,TensorBBox(b, img_size=self.size[::-1]),TensorMultiCategory(x[2].as_subclass(Tensor)[keep])
     def pick(self, x): return self.window(x[0].size)
 
-# %% ../nbs/03_augment.ipynb #817b3240
+# %% ../nbs/03_augment.ipynb #320e8130
 class RandomWindow(BoxResize):
     "Zoom out, zoom in and mirror, at random and in training only, in one resampling (after SSD paper §2.2, §3.6)"
     def __init__(self,
@@ -154,7 +154,9 @@ class RandomWindow(BoxResize):
     def pick(self, x):
         if not self.training: return self.window(x[0].size)
         w,h = x[0].size
-        return dict(window=self.draw(w,h,x[1]), flip=random.random()<self.p_flip, flip_vert=random.random()<self.p_flip_vert)
+        b = x[1].as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([w,h,w,h])) # a dirty label must not draw the window out of the photo
+        b = b[((b[:,2:]-b[:,:2])>0).all(1)]
+        return dict(window=self.draw(w,h,b), flip=random.random()<self.p_flip, flip_vert=random.random()<self.p_flip_vert)
     def draw(self, w, h, b):
         if random.random()<self.p_out:
             s = random.uniform(1,self.max_out)
