@@ -154,14 +154,15 @@ def shortlist(
     i = i.flatten(1).gather(1,j)
     return torch.cat([b.gather(1,i[...,None].expand(-1,-1,4)), s[...,None], (j%C)[...,None].to(b)], -1)
 
-# %% ../nbs/22_detect.ipynb #49bbdf10
+# %% ../nbs/22_detect.ipynb #be35ce20
 def _from_list(rows, complete, min_score=.01, nms=.45, keep=None):
     "Boxes, scores and labels of one photo from its shortlist; None if it was too short to tell"
-    b,s,l = rows[:,:4],rows[:,4],rows[:,5].long()
-    m = s>min_score; cut = not complete and bool(m.all())
-    b,s,l = b[m],s[m],l[m]
-    idx = torch.arange(len(s))[:keep] if nms is None else suppress(b, s, l, nms, keep or 200)
-    if not (cut and len(idx)<(keep or (200 if nms else len(s)+1))): return b[idx],s[idx],l[idx]
+    m = rows[:,4]>min_score
+    short = not complete and bool(m.all()) # it was cut, and even the last row scores enough
+    b,s,l = rows[m,:4],rows[m,4],rows[m,5].long()
+    if nms is None: return None if short and (keep is None or len(s)<keep) else (b[:keep],s[:keep],l[:keep])
+    keep = keep or 200; idx = suppress(b, s, l, nms, keep)
+    return None if short and len(idx)<keep else (b[idx],s[idx],l[idx])
 
 def detect(
     preds, # (scores (B, A, C), offsets (B, A, 4)) of the model

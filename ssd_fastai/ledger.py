@@ -44,7 +44,7 @@ class BoxLedger:
         row['calls'] += 1; row['boxes'] += n_in; row['kept'] += n_out
         row['clipped'] += books.clipped if books else 0; row['lost'].update(lost)
 
-# %% ../nbs/09_ledger.ipynb #6f85a750
+# %% ../nbs/09_ledger.ipynb #a2ace430
 class Watched:
     "A transform, and a ledger that looks over its shoulder"
     def __init__(self, tfm, ledger): self.tfm,self.ledger,self.name = tfm,ledger,getattr(type(tfm),'__name__',str(tfm))
@@ -52,12 +52,13 @@ class Watched:
         if k.startswith('__') or 'tfm' not in self.__dict__: raise AttributeError(k)
         return getattr(self.tfm, k)
     def __call__(self, x, **kwargs):
-        n = n_boxes(x)
-        if hasattr(self.tfm,'books'): self.tfm.books = None
+        before = n_boxes(x)
+        if hasattr(self.tfm,'books'): self.tfm.books = None # of the last call
         y = self.tfm(x, **kwargs)
-        if n is None: return y
+        if before is None: return y # no target, nothing to count
         self.look(y)
-        if (m:=n_boxes(y))!=n or getattr(self.tfm,'books',None) is not None or self.moved(x,y): self.ledger.enter(self.name, n, m, getattr(self.tfm,'books',None))
+        after,books = n_boxes(y),getattr(self.tfm,'books',None)
+        if after!=before or books is not None or self.moved(x,y): self.ledger.enter(self.name, before, after, books)
         return y
     def moved(self, x, y): return x[1].shape!=y[1].shape or not torch.equal(x[1],y[1])
     def look(self, y):
