@@ -215,14 +215,15 @@ def show_coverage(
     ax.set(xlabel='width', ylabel='height', title=title); plt.colorbar(s, ax=ax, label='best IoU')
     return ax
 
-# %% ../nbs/10_anchors.ipynb #c2c827c0
+# %% ../nbs/10_anchors.ipynb #71d91f90
 def warn_coverage(
     boxes:DefaultBoxes, # Default boxes
     annotations, # `Annotations`
     least:float=50., # Warn about a class covered less than this, in per cent
     remedy:str='Fit the boxes to the data (boxes=None), add a finer stride, or use a larger size.', # What to do about it
+    stacklevel:int=3, # Whose line the warning shows, as for `warnings.warn`
 ):
     "Warn about classes that the default boxes hardly cover, with the remedy"
     c = coverage(boxes, annotations)['covered %']
     bad = ', '.join(f'{k} {v:.0f} %' for k,v in c.items() if v<least)
-    if bad: warnings.warn(f'Few objects of these classes have a default box that fits (IoU ≥ .5): {bad}. They will be hard to find. {remedy}', stacklevel=3)
+    if bad: warnings.warn(f'Few objects of these classes have a default box that fits (IoU ≥ .5): {bad}. They will be hard to find. {remedy}', stacklevel=stacklevel)

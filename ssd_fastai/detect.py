@@ -107,7 +107,12 @@ def suppress(
         if len(k)>=keep or n>=len(scores): return o[k[:keep]]
         n *= 4
 
-# %% ../nbs/22_detect.ipynb #44931500
+# %% ../nbs/22_detect.ipynb #e223e030
+def _best(boxes, scores, labels, nms, keep):
+    "What is kept of the candidates, highest score first"
+    i = scores.argsort(descending=True, stable=True)[:keep] if nms is None else suppress(boxes, scores, labels, nms, keep or 200)
+    return boxes[i],scores[i],labels[i]
+
 def select(
     probs:Tensor, # (A, n_classes) of one photo
     boxes:Tensor, # (A, 4) decoded boxes, corners 0 to 1
@@ -121,8 +126,7 @@ def select(
     boxes = boxes.clamp(0,1)
     ok = ((boxes[:,2:]-boxes[:,:2])>0).all(1)|degenerate
     s,i,l = candidates(probs, ok, min_score, top_k)
-    idx = s.argsort(descending=True, stable=True)[:keep] if nms is None else suppress(boxes[i], s, l, nms, keep or 200)
-    return boxes[i[idx]],s[idx],l[idx]
+    return _best(boxes[i], s, l, nms, keep)
 
 # %% ../nbs/22_detect.ipynb #7644d830
 def worth_a_look(
@@ -154,15 +158,13 @@ def shortlist(
     i = i.flatten(1).gather(1,j)
     return torch.cat([b.gather(1,i[...,None].expand(-1,-1,4)), s[...,None], (j%C)[...,None].to(b)], -1)
 
-# %% ../nbs/22_detect.ipynb #be35ce20
+# %% ../nbs/22_detect.ipynb #fe08df30
 def _from_list(rows, complete, min_score=.01, nms=.45, keep=None):
     "Boxes, scores and labels of one photo from its shortlist; None if it was too short to tell"
     m = rows[:,4]>min_score
     short = not complete and bool(m.all()) # it was cut, and even the last row scores enough
-    b,s,l = rows[m,:4],rows[m,4],rows[m,5].long()
-    if nms is None: return None if short and (keep is None or len(s)<keep) else (b[:keep],s[:keep],l[:keep])
-    keep = keep or 200; idx = suppress(b, s, l, nms, keep)
-    return None if short and len(idx)<keep else (b[idx],s[idx],l[idx])
+    res = _best(rows[m,:4], rows[m,4], rows[m,5].long(), nms, keep)
+    return None if short and len(res[1])<(keep or (math.inf if nms is None else 200)) else res
 
 def detect(
     preds, # (scores (B, A, C), offsets (B, A, 4)) of the model

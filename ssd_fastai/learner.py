@@ -63,24 +63,25 @@ def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, loss_
     if pretrained: learn.freeze()
     return learn
 
-# %% ../nbs/31_learner.ipynb #7967a6f0
+# %% ../nbs/31_learner.ipynb #651a2aa0
 def _default_boxes(dls, body, strides, boxes, k):
-    "Default boxes for the grids of a body, and what to do if they fit the objects badly"
+    "Default boxes for the grids of a body, with a warning where they fit the objects badly"
     grids,train = feature_grids(body, strides, dls.size),Annotations(dls.records[0],dls.vocab)
     fitted = boxes is None
     if fitted: boxes = fit_default_boxes(train, grids, k, zooms=zooms_of(dls.train.after_item))
     if isinstance(boxes,str): boxes = published_boxes(boxes, grids)
     if boxes.grids!=grids: raise ValueError(f'The default boxes are for the grids {boxes.grids}, but this body at size {dls.size} has {grids}')
-    return boxes,f'Add a finer stride than {strides[0]}, or use a larger size.' if fitted else 'Leave `boxes` out to have them fitted to your objects.'
+    warn_coverage(boxes, train, remedy=f'Add a finer stride than {strides[0]}, or use a larger size.' if fitted else 'Leave `boxes` out to have them fitted to your objects.', stacklevel=5)
+    return boxes
 
 def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cut, **kwargs):
     if isinstance(boxes,str) and boxes not in boxes_strides: published_boxes(boxes) # raises, with the names there are
     strides = sorted(strides or (boxes_strides[boxes] if isinstance(boxes,str) else (8,16,32)))
     _check_size(dls.size, strides)
     body = ssd_body(arch, strides, pretrained, cut, weights)
-    (boxes,remedy),background = _default_boxes(dls, body, strides, boxes, k),kind=='multibox'
+    boxes,background = _default_boxes(dls, body, strides, boxes, k),kind=='multibox'
     if bias is None: bias = fitted_bias(class_priors(boxes.boxes, dls.records[0], dls.vocab), background)
-    return SSD(body, boxes, dls.n_classes, dls.size, background, bias=bias, use_body=any(s in strides for s in body.strides), **kwargs),boxes,remedy
+    return SSD(body, boxes, dls.n_classes, dls.size, background, bias=bias, use_body=any(s in strides for s in body.strides), **kwargs),boxes
 
 _parts = dict(strides=None, k=4, kind='multibox', boosters=0, width=256, drop=0., cut=None) # what only a model of your own parts can choose
 
@@ -88,11 +89,12 @@ def _published_model(dls, arch, pretrained, weights, boxes, bias, asked, **kwarg
     fixed = [n for n,v in _parts.items() if asked[n]!=v]
     if fixed: raise ValueError(f"{', '.join(fixed)}: {arch.__name__} is a published model and has its own. Leave {'it' if len(fixed)==1 else 'them'} out, or choose a body such as resnet34")
     if isinstance(boxes,str): boxes = published_boxes(boxes)
+    boxes = boxes or published_boxes(arch.published.boxes)
     dls,model,warm = learner_parts(dls, arch, pretrained, weights, boxes=boxes, bias=bias, **kwargs)
-    remedy = f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{arch.published.boxes}').grids, k=6), or choose a model with a larger size."
-    return dls,model,warm,boxes or published_boxes(arch.published.boxes),remedy
+    warn_coverage(boxes, Annotations(dls.records[0],dls.vocab), remedy=f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{arch.published.boxes}').grids, k=6), or choose a model with a larger size.", stacklevel=4)
+    return dls,model,warm,boxes
 
-# %% ../nbs/31_learner.ipynb #420f4220
+# %% ../nbs/31_learner.ipynb #feaa0500
 def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes
     arch, # A function that makes a torchvision or fastai model (`resnet34`), the name of a timm model, or a published detector (`ssd300_vgg16`)
@@ -122,11 +124,10 @@ def ssd_learner(
     loss_kw = dict(class_weight=class_weights(dls.records[0],dls.vocab,class_weight), ignore=any(r.crowd.any() or r.difficult.any() for r in dls.records[0]), **(loss_kw or {}))
     if hasattr(arch,'published'):
         own = {o:kwargs.pop(o) for o in ('weights_backbone','synonyms','names') if o in kwargs}
-        dls,model,pretrained,boxes,remedy = _published_model(dls, arch, pretrained, weights, boxes, bias, parts, **own); cbs = [SettleNorms(),*L(cbs)]
+        dls,model,pretrained,boxes = _published_model(dls, arch, pretrained, weights, boxes, bias, parts, **own); cbs = [SettleNorms(),*L(cbs)]
     else:
         pretrained = pretrained or weights is not None
-        model,boxes,remedy = _own_model(dls, arch, pretrained, weights, boxes, bias, **parts)
-    warn_coverage(boxes, Annotations(dls.records[0],dls.vocab), remedy=remedy)
+        model,boxes = _own_model(dls, arch, pretrained, weights, boxes, bias, **parts)
     learn = _learner(dls, model, pretrained, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=cbs, loss_kw=loss_kw, **kwargs)
     learn.default_boxes = boxes
     return learn

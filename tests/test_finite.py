@@ -1,5 +1,5 @@
 "No input that `Annotations` accepts, and no precision, makes a loss or a gradient that is no number"
-import numpy as np, pytest, torch
+import numpy as np, torch
 from hypothesis import given, settings, strategies as st, HealthCheck
 from ssd_fastai.all import *
 
@@ -17,11 +17,9 @@ def batch(objects, tfms):
         ann = Annotations([Record('x.jpg',photo.size,[o[:4] for o in objs],[o[4] for o in objs],difficult=[o[5] for o in objs],crowd=[o[6] for o in objs])], vocab)
         item = PILImage(photo),record_boxes(ann[0]),BoxCategorize(vocab)(record_labels(ann[0]))
         for t in tfms: item = t(item, split_idx=0)
-        xs.append((item[1].as_subclass(Tensor)/torch.tensor([size[1],size[0]]*2)*2-1, item[2].as_subclass(Tensor)))
-    n = max(1,max(len(b) for b,_ in xs))
-    bb,ll = torch.zeros(len(xs),n,4),torch.zeros(len(xs),n,dtype=torch.long)
-    for i,(b,l) in enumerate(xs): bb[i,:len(b)] = b; ll[i,:len(l)] = l
-    return bb,ll
+        xs.append((item[0], item[1].as_subclass(Tensor)/torch.tensor([size[1],size[0]]*2)*2-1, item[2].as_subclass(Tensor)))
+    _,bb,ll = zip(*pad_boxes(xs))
+    return torch.stack(bb),torch.stack(ll)
 
 @settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(objects=st.lists(photo_boxes,min_size=1,max_size=3), dtype=st.sampled_from([torch.float32,torch.bfloat16,torch.float16]), kind=st.sampled_from(['multibox','bce','focal']), box_kind=st.sampled_from(['smooth_l1','giou']),

@@ -6,12 +6,13 @@ none: resize only. torchvision v2: the SSD recipe of torchvision's detection ref
 boxes without area left out as its `SanitizeBoundingBoxes` does. The others: `ssd_tfms`, with nothing changed; `flip_vert` adds a vertical
 flip, since a smear has no up. Same model, default boxes, optimiser, order of photos and number of steps in all.
 """
-import os, sys, time, warnings
+import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from ssd_fastai.all import *
+from photos import bccd
 
 class TorchvisionRecipe(BoxResize):
     "torchvision v2's SSD recipe as one fastai item transform, in training only"
@@ -40,8 +41,7 @@ def one(name, train, valid, epochs, seed, size=(112,144)):
 
 def main(epochs=40, threads=2, names=','.join(recipes), seeds='1,2,3'):
     torch.set_num_threads(int(threads))
-    path = Path(os.environ['SSD_FASTAI_DATA'])/'bccd'
-    train,valid = (read_voc(path/'JPEGImages', path/'Annotations', path/f'ImageSets/Main/{o}.txt') for o in ('trainval','test'))
+    train,valid = bccd()
     rows = []
     for seed in map(int,seeds.split(',')):
         for name in names.split(','):

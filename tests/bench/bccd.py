@@ -5,16 +5,16 @@
 Small photos (128x176), with a fine grid (stride 4) for the platelets. Prints the AP of each class and
 the time of all of it: reading, fitting the default boxes, training, AP.
 """
-import os, sys, time, warnings
+import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from ssd_fastai.all import *
+from photos import bccd
 
 def main(epochs:int=40, seed:int=42, threads:int=2, arch:str="resnet10t"):
     start = time.perf_counter(); torch.set_num_threads(threads)
     set_seed(seed, reproducible=True)
-    path,size = Path(os.environ['SSD_FASTAI_DATA'])/'bccd',(128,176)
-    train,valid = (read_voc(path/'JPEGImages', path/'Annotations', path/f'ImageSets/Main/{o}.txt') for o in ('trainval','test'))
+    (train,valid),size = bccd(),(128,176)
     dls = BBoxDataLoaders.from_annotations(train, valid, size=size, bs=8, item_tfms=ssd_tfms(size, flip_vert=True)[0])
     learn = ssd_learner(dls, arch, pretrained=False, strides=(4,8,16), width=64)
     with learn.no_bar(),learn.no_logging(): learn.fine_tune(epochs, 2e-3)

@@ -6,10 +6,11 @@ fitted: default boxes fitted to the objects (the library's default). ssd300_voc,
 its own strides. boosters: one booster convolution. balanced: class weights. bias -4: the lesson's bias instead of the counted one. giou: GIoU on
 the boxes. Then, on the sample with a third of its training photos without objects: a minimum of 32 negatives in each photo, and none.
 """
-import os, sys, time, warnings
+import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from ssd_fastai.all import *
+from photos import bccd
 
 ours = dict(strides=(4,8,16))
 choices = dict(fitted=ours, ssd300_voc=dict(boxes='ssd300_voc'), fastai2018=dict(boxes='fastai2018'), boosters=dict(ours,boosters=1), balanced=dict(ours,class_weight='balanced'),
@@ -36,12 +37,10 @@ def one(name, kw, train, valid, epochs, seed, size=(112,144)):
     return dict(choice=name, seed=seed, AP=ap['AP'].mean(), AP50=ap['AP50'].mean(), **{f'AP50 {k}':v for k,v in ap['AP50'].items()}, **{'covered % (worst class)':cover, 'false alarms on empty photos':false/photos if photos else float('nan')})
 
 def main(epochs=6, names=','.join([*choices,*empties]), seeds='1,2,3'):
-    path = Path(os.environ['SSD_FASTAI_DATA'])/'bccd'
-    bccd = [read_voc(path/'JPEGImages', path/'Annotations', path/f'ImageSets/Main/{o}.txt') for o in ('trainval','test')]
-    rows,blank = [],third_empty()
+    rows,real,blank = [],bccd(),third_empty()
     for seed in map(int,seeds.split(',')):
         for name in names.split(','):
-            t = time.perf_counter(); data,kw = (blank,empties[name]) if name in empties else (bccd,choices[name])
+            t = time.perf_counter(); data,kw = (blank,empties[name]) if name in empties else (real,choices[name])
             rows.append(one(name, kw, *data, int(epochs)*(2 if name in empties else 1), seed))
             print({k:round(v,3) if isinstance(v,float) else v for k,v in rows[-1].items()}, f'{time.perf_counter()-t:.0f} s', flush=True)
     g = pd.DataFrame(rows).groupby('choice',sort=False)

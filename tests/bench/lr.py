@@ -4,17 +4,14 @@
 
 For `bccd` the variable SSD_FASTAI_DATA names the folder that holds it. A body from scratch, small photos, one-cycle.
 """
-import os, sys, time, warnings
+import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from ssd_fastai.all import *
+from photos import sample, bccd
 
 def data(name, n, size=(96,128)):
-    if name=='sample':
-        path = make_cells(); train,valid = (read_coco(path/f'{o}.json', path/'images') for o in ('train','valid'))
-    else:
-        path = Path(os.environ['SSD_FASTAI_DATA'])/'bccd'
-        train,valid = (read_voc(path/'JPEGImages', path/'Annotations', path/f'ImageSets/Main/{o}.txt') for o in ('trainval','test'))
+    train,valid = dict(sample=sample,bccd=bccd)[name]()
     return BBoxDataLoaders.from_annotations(train[:n], valid[:48], size=size, bs=8, item_tfms=ssd_tfms(size, flip_vert=True)[0])
 
 def main(name:str='sample', n:int=120, epochs:int=5, seeds:int=3):

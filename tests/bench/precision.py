@@ -1,17 +1,18 @@
 """bf16 against fp32: time of a training step of each model, and AP of short trainings with both, three seeds.
 
-    python tests/bench/precision.py [threads] [epochs] [seeds]
+    python tests/bench/precision.py [threads] [epochs] [seeds] [times: 1 or 0]
 
 On a CPU with torch's autocast, as `precision='bf16'` does. AP: 32 painted smears at 64x96, a small body from scratch, the epochs given
-(0: only times). On a GPU also fp16, at batch 32.
+(0: only times; with 0 for times only AP, since emulated bf16 takes minutes for a large network). On a GPU also fp16, at batch 32.
 """
 import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from ssd_fastai.all import *
+from photos import sample
 
 def loaders(size, bs, n=32):
-    path = make_cells(); train,valid = (read_coco(path/f'{o}.json', path/'images') for o in ('train','valid'))
+    train,valid = sample()
     return BBoxDataLoaders.from_annotations(train[:n], valid[:24], size=size, bs=bs)
 
 def times(threads):
@@ -30,10 +31,10 @@ def cuda_times():
                 for _ in range(4): torch.cuda.synchronize(); t = time.perf_counter(); learn.fit(1,1e-4); torch.cuda.synchronize(); ts.append(time.perf_counter()-t)
             print(f'{name}, {p}: an epoch of one batch of 32 {1000*median(ts[1:]):.0f} ms', flush=True)
 
-def main(threads:int=1, epochs:int=10, seeds:int=3):
+def main(threads:int=1, epochs:int=14, seeds:int=3, clock:int=1):
     torch.set_num_threads(threads)
     print(f'bf16 in hardware: {cpu_has_bf16()}; torch {torch.__version__}')
-    cuda_times() if torch.cuda.is_available() else times(threads)
+    if clock: cuda_times() if torch.cuda.is_available() else times(threads)
     rows = []
     for seed in range(seeds if epochs else 0):
         for p in ('fp32','bf16'):

@@ -5,25 +5,18 @@
 model: ssd300_vgg16, ssd512_vgg16, ssdlite320_mobilenet_v3_large, ssdlite320_mobilenet_v2. Prints the time of all of it (reading, training, AP).
 `ssd_tfms`; AdamW, one cycle; default boxes fitted to the model's own grids, k=6; no pretrained weights.
 """
-import os, sys, time, warnings
+import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from ssd_fastai.all import *
+from photos import sample, bccd
 import ssd_fastai.all as lib
-
-def data(name, size, bs):
-    if name=='sample':
-        path = make_cells(); train,valid = (read_coco(path/f'{o}.json', path/'images') for o in ('train','valid'))
-    else:
-        path = Path(os.environ['SSD_FASTAI_DATA'])/'bccd'
-        train,valid = (read_voc(path/'JPEGImages', path/'Annotations', path/f'ImageSets/Main/{o}.txt') for o in ('trainval','test'))
-    return BBoxDataLoaders.from_annotations(train, valid, size=size, bs=bs)
 
 def main(model:str, name:str='sample', epochs:int=10, lr:float=1e-3, seed:int=42, bs:int=8, threads:int=1):
     start,cpu = time.perf_counter(),time.process_time(); torch.set_num_threads(threads)
     set_seed(seed, reproducible=True)
     arch = getattr(lib,model); note = arch.published
-    dls = data(name, note.size, bs)
+    dls = BBoxDataLoaders.from_annotations(*dict(sample=sample,bccd=bccd)[name](), size=note.size, bs=bs)
     boxes = fit_default_boxes(Annotations(dls.records[0],dls.vocab), published_boxes(note.boxes).grids, k=6, zooms=zooms_of(dls.train.after_item))
     learn = ssd_learner(dls, arch, pretrained=False, boxes=boxes)
     with learn.no_bar(): learn.fine_tune(epochs, lr)

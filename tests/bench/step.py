@@ -1,6 +1,6 @@
 """Time of a training step: the bare network, our loss in a plain loop, the Learner, and torchvision's model, in one run, in turn.
 
-    python tests/bench/step.py [rounds] [steps in a round] [threads]
+    python tests/bench/step.py [rounds] [steps in a round] [threads] [ssdlite,ssd300,resnet18]
 
 floor: forward, the sum of the outputs as a loss, backward, optimiser. plain: the same network with `SSDLoss`, in a plain PyTorch loop. Learner: the same
 through `ssd_learner(…).fit`. torchvision: its own model of the same name, with its own loss. The same batch, already on the device and of the
@@ -15,6 +15,7 @@ from fastai.optimizer import OptimWrapper
 from torchvision.models import detection as tv
 from torchvision.models.detection.image_list import ImageList
 from ssd_fastai.all import *
+from photos import sample
 
 class Same:
     "A loader that gives the same batch again and again"
@@ -34,7 +35,7 @@ class NoValid(Callback):
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
 
 def variants(arch, theirs, size, bs, n, amp):
-    path = make_cells(); train,valid = (read_coco(path/f'{o}.json', path/'images') for o in ('train','valid'))
+    train,valid = sample()
     dls = BBoxDataLoaders.from_annotations(train[:64], valid[:bs], size=size, bs=bs, item_tfms=[], batch_tfms=[])
     def new(): return ssd_learner(dls, arch, pretrained=False, opt_func=adamw, precision='bf16' if amp else 'fp32')
     learn,plain,bare = new(),new(),new()
@@ -45,7 +46,7 @@ def variants(arch, theirs, size, bs, n, amp):
         opt = torch.optim.AdamW(model.parameters(),1e-4); model.to(x.device,memory_format=torch.channels_last).train()
         def run():
             for _ in range(n):
-                with cast(): out = model(x) if loss else None
+                with cast(): out = model(x)
                 l = loss(out); l.backward(); opt.step(); opt.zero_grad()
         return run
     plain.loss_func.to(x.device)
@@ -65,10 +66,13 @@ def variants(arch, theirs, size, bs, n, amp):
         fs['torchvision'] = theirs_run
     return fs,dev
 
-def main(rounds:int=5, n:int=4, threads:int=1):
+models = dict(ssdlite=('SSDlite320 MobileNetV3',ssdlite320_mobilenet_v3_large,tv.ssdlite320_mobilenet_v3_large,320,8), ssd300=('SSD300 VGG16',ssd300_vgg16,tv.ssd300_vgg16,300,4), resnet18=('ResNet-18, 192x256',resnet18,None,(192,256),8))
+
+def main(rounds:int=5, n:int=4, threads:int=1, names:str=','.join(models)):
     torch.set_num_threads(threads)
     gpu = torch.cuda.is_available()
-    for name,arch,theirs,size,bs in (('SSDlite320 MobileNetV3',ssdlite320_mobilenet_v3_large,tv.ssdlite320_mobilenet_v3_large,320,32 if gpu else 8),('SSD300 VGG16',ssd300_vgg16,tv.ssd300_vgg16,300,32 if gpu else 4),('ResNet-18, 192x256',resnet18,None,(192,256),32 if gpu else 8)):
+    for name,arch,theirs,size,bs in map(models.get,names.split(',')):
+        bs = 32 if gpu else bs
         for amp in ([False,True] if gpu else [False]):
             fs,dev = variants(arch,theirs,size,bs,n,amp); times = {k:[] for k in fs}
             for i in range(rounds+1):
@@ -80,4 +84,4 @@ def main(rounds:int=5, n:int=4, threads:int=1):
             med = {k:statistics.median(v) for k,v in times.items()}
             print(f'{name}, batch {bs}, {dev}, {"bf16" if amp else "fp32"}, {threads} thread(s), torch {torch.__version__}: floor {1000*med["floor"]:.0f} ms; '+', '.join(f'{k} {v/med["floor"]:.3f}' for k,v in med.items() if k!='floor')+' of the floor', flush=True)
 
-if __name__=='__main__': main(*map(int,sys.argv[1:]))
+if __name__=='__main__': main(*map(int,sys.argv[1:4]), *sys.argv[4:5])

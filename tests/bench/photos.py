@@ -1,0 +1,13 @@
+"The photos that the benches share: (training, validation)"
+import os
+from ssd_fastai.all import Path, make_cells, read_coco, read_voc
+
+def sample():
+    "The painted smears"
+    path = make_cells()
+    return [read_coco(path/f'{o}.json', path/'images') for o in ('train','valid')]
+
+def bccd(splits=('trainval','test')):
+    "BCCD, from the folder that SSD_FASTAI_DATA names"
+    path = Path(os.environ['SSD_FASTAI_DATA'])/'bccd'
+    return [read_voc(path/'JPEGImages', path/'Annotations', path/f'ImageSets/Main/{o}.txt') for o in splits]
