@@ -118,7 +118,7 @@ def blow_up(
     if len(below) and (j := below[-1])+1<len(x): res = min(res, x[j]+(line-y[j])/max(y[j+1]-y[j],1e-12)*(x[j+1]-x[j]))
     return res-np.diff(x).max()/2 # half a step to be safe
 
-# %% ../nbs/32_lr.ipynb #be1324f0
+# %% ../nbs/32_lr.ipynb #ac3ded50
 LRPoint = namedtuple('LRPoint', 'lr loss curve strong')
 LRInflections = namedtuple('LRInflections', 'points lr slice')
 
@@ -146,7 +146,7 @@ def _analyse(lrs, losses, factor, min_fall):
 
 def _suggest(pts):
     if not pts: return None,None
-    lr = pts[-1].lr
+    lr = ([p for p in pts if p.strong or p.curve=='loss'] or pts)[-1].lr
     low = sorted((o for o in pts if lr/100<=o.lr<=lr/10), key=lambda o:(o.strong,o.lr))
     return lr,slice(low[-1].lr if low else lr/10, lr)
 
@@ -233,7 +233,7 @@ def lr_inflections(self:Learner,
         if res.points: print(lr_table(res).to_string(index=False))
     return res
 
-# %% ../nbs/32_lr.ipynb #5e1437d0
+# %% ../nbs/32_lr.ipynb #f79db600
 def Inflection(
     lrs:list, # Rates
     losses:list, # Losses
@@ -241,4 +241,4 @@ def Inflection(
 )->tuple: # (rate, (rate, loss)); nan if there is no point
     "The suggested rate, as a `suggest_funcs` entry of `Learner.lr_find`"
     r = lr_inflections(lrs, losses, min_fall=.08)
-    return (r.lr,(r.lr,r.points[-1].loss)) if r.points else (float('nan'),)+((float('nan'),)*2,)
+    return (r.lr,(r.lr,next(p.loss for p in r.points if p.lr==r.lr))) if r.points else (float('nan'),)+((float('nan'),)*2,)
