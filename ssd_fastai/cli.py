@@ -28,7 +28,7 @@ def read_folder(
     if not pairs: return read_voc(*voc, has.get('trainval')).split()
     return tuple(read_voc(*voc, has[n]) for n in pairs[0])
 
-# %% ../nbs/60_cli.ipynb #175e18d0
+# %% ../nbs/60_cli.ipynb #1a68e4e0
 def ssd_train(
     data:str=None, # Folder with your photos (COCO or VOC layout); default: draw the sample
     out:str='ssd_out', # Folder for the results
@@ -58,8 +58,8 @@ def ssd_train(
     learn = ssd_learner(dls, tvm.get_model_builder(arch) if arch in tvm.list_models() else arch, pretrained=pretrained, metrics=coco_metrics())
     learn.fine_tune(epochs, lr)
     print(f'\nAverage precision on {len(valid)} photos that it was not trained on:\n{learn.ap_per_class().round(3).to_string()}')
-    with learn.no_bar(): ap = learn.validate()
-    print(f'loss {ap[0]:.3f}   AP {ap[1]:.3f}   AP50 {ap[2]:.3f}')
+    loss,ap,ap50 = learn.final_record[1:]
+    print(f'loss {loss:.3f}   AP {ap:.3f}   AP50 {ap50:.3f}')
     photo = valid[0].path if data else draw_smear(np.random.default_rng([seed,10**6]))[0]
     det = learn.predict(photo)
     det.show(size=8).figure.savefig(out/'detections.png', bbox_inches='tight', dpi=110)

@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from .boxes import batch_boxes
 from .detect import Detections, detect
 
-# %% ../nbs/30_metrics.ipynb #b29a9e60
+# %% ../nbs/30_metrics.ipynb #f64ab2f0
 class CocoEvaluator:
     "COCO average precision over a whole data set, through pycocotools"
     def __init__(self): self.reset()
@@ -38,29 +38,39 @@ class CocoEvaluator:
         for (x0,y0,x1,y1),l,c in zip(boxes.tolist(),labels.tolist(),[0]*len(labels) if ignore is None else ignore.int().tolist()):
             self.anns.append(dict(id=len(self.anns)+1,image_id=i,category_id=l+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=c))
         self.dets += det.to_coco(i)
-    def run(self)->COCOeval: # With `precision` (thresholds, recalls, classes, areas, most detections) filled in; None if nothing was found
+    def run(self,
+        areas:bool=False, # The numbers of small, medium and large objects too? That takes four times as long
+    )->COCOeval: # With `precision` (thresholds, recalls, classes, areas, most detections) filled in; None if nothing was found
         "Evaluate what was added, once"
-        if self._res is None and self.dets and self.anns:
+        if self.dets and self.anns and (self._res is None or areas and len(self._res.params.areaRng)==1):
             gt = COCO()
             gt.dataset = dict(info={}, images=self.images, annotations=self.anns, categories=[dict(id=i+1,name=n) for i,n in enumerate(self.vocab)])
             with contextlib.redirect_stdout(io.StringIO()):
                 gt.createIndex()
-                self._res = COCOeval(gt, gt.loadRes(self.dets), 'bbox')
-                self._res.evaluate(); self._res.accumulate(); self._res.summarize()
+                res = COCOeval(gt, gt.loadRes(self.dets), 'bbox')
+                if not areas: res.params.areaRng = res.params.areaRng[:1]
+                res.evaluate(); res.accumulate()
+            self._res = res
         return self._res
 
-# %% ../nbs/30_metrics.ipynb #691f86f0
+# %% ../nbs/30_metrics.ipynb #e80d0d70
 coco_names = ['AP','AP50','AP75','AP small','AP medium','AP large','AR 1','AR 10','AR 100','AR small','AR medium','AR large']
 
 def _mean(p): return float(p[p>-1].mean()) if (p>-1).any() else float('nan')
 
+_sized = [n for n in coco_names if n.split()[-1] in ('small','medium','large')]
+
 def summary(
     ev:CocoEvaluator, # With photos added
-)->pd.Series: # The twelve numbers, 0 to 1
+    areas:bool=True, # The numbers of small, medium and large objects too?
+)->pd.Series: # The twelve numbers, or six of them, 0 to 1
     "COCO's summary"
-    r = ev.run()
-    if r is None: return pd.Series(0. if ev.anns else np.nan, coco_names)
-    return pd.Series(r.stats, coco_names).where(lambda s:s>=0)
+    r,names = ev.run(areas),[n for n in coco_names if areas or n not in _sized]
+    if r is None: return pd.Series(0. if ev.anns else np.nan, names)
+    p,rec = r.eval['precision'],r.eval['recall']
+    vals = [_mean(p[...,0,2]),_mean(p[0,...,0,2]),_mean(p[5,...,0,2]),*[_mean(rec[...,0,m]) for m in range(3)]]
+    if areas: vals[3:3] = [_mean(p[...,a,2]) for a in (1,2,3)]; vals += [_mean(rec[...,a,2]) for a in (1,2,3)]
+    return pd.Series(vals, names)
 
 def by_class(
     ev:CocoEvaluator, # With photos added
@@ -115,7 +125,7 @@ def gather(self:CocoEvaluator)->CocoEvaluator: # With the photos of all processe
     self.images,self.anns,self.dets,self.gathered,self._res = images,anns,dets,True,None
     return self
 
-# %% ../nbs/30_metrics.ipynb #67204e80
+# %% ../nbs/30_metrics.ipynb #79386150
 class CocoMetric(Metric):
     "One number of COCO's summary, over the whole validation set, in the training table"
     def __init__(self,
@@ -130,7 +140,7 @@ class CocoMetric(Metric):
         self.ev.last = learn.yb
         self.ev.add_batch(get_model(learn.model), learn.pred, learn.yb, learn.dl, learn.dls.vocab)
     @property
-    def value(self): return float(summary(self.ev.gather())[self.stat])
+    def value(self): return float(summary(self.ev.gather(), self.stat in _sized)[self.stat])
 
 def coco_metrics(
     stats:tuple=('AP','AP50'), # Which of `coco_names`
