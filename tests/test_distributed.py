@@ -28,7 +28,7 @@ def test_two_processes_equal_one(cells, valid, tmp_path, precision):
     job = tmp_path/'job.py'; job.write_text(script)
     def run(name, n):
         how = ['-m','torch.distributed.run','--standalone','--nproc_per_node',str(n)] if n>1 else []
-        r = subprocess.run([sys.executable,'-W','ignore',*how,str(job),str(cells),str(tmp_path),name,precision], capture_output=True, text=True, timeout=300)
+        r = subprocess.run([sys.executable,'-W','ignore',*how,str(job),str(cells),str(tmp_path),name,precision], capture_output=True, text=True, timeout=600)
         assert r.returncode==0, r.stderr[-3000:]
         return [json.loads((tmp_path/f'{name}_{i}.json').read_text()) for i in range(n)]
     a,b = run('two',2); one, = run('one',1)
