@@ -118,7 +118,7 @@ def blow_up(
     if len(below) and (j := below[-1])+1<len(x): res = min(res, x[j]+(line-y[j])/max(y[j+1]-y[j],1e-12)*(x[j+1]-x[j]))
     return res-np.diff(x).max()/2 # half a step to be safe
 
-# %% ../nbs/32_lr.ipynb #ac3ded50
+# %% ../nbs/32_lr.ipynb #6b82be00
 LRPoint = namedtuple('LRPoint', 'lr loss curve strong')
 LRInflections = namedtuple('LRInflections', 'points lr slice')
 
@@ -142,7 +142,7 @@ def _analyse(lrs, losses, factor, min_fall):
     pts = [LRPoint(float(10**s.x[i]),float(s.loss[i]),c,o) for i,c,o in sorted(set(pts)) if s.x[i]<=stop-1]
     if pts: return s,stop,pts,''
     rise = f' It explodes from {10**stop:.1e} on: a tenth of that is the most you can try.' if np.isfinite(stop) else ''
-    return s,stop,pts,('Every point is within a factor 10 of the blow-up.' if steep else 'The loss falls nowhere by more than its noise, or it falls evenly: there is no inflection point.')+rise
+    return s,stop,pts,('Every point is within a factor 10 of the blow-up.' if steep else f'The loss falls nowhere by more than its noise and {min_fall:.0%} of its start, or it falls evenly: there is no inflection point.')+rise
 
 def _suggest(pts):
     if not pts: return None,None

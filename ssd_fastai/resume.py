@@ -7,13 +7,15 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/resume.html.md"""
 # %% auto #0
 __all__ = ['save_atomic', 'load_checked', 'training_state', 'Resumable']
 
-# %% ../nbs/36_resume.ipynb #85bbd400
+# %% ../nbs/36_resume.ipynb #6ce5eaf0
 import copy, hashlib, io, os, warnings
 from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.torch_core import get_random_states, set_random_states
+from .precision import CPUBf16
 
 # %% ../nbs/36_resume.ipynb #9e2c11e0
 def save_atomic(
@@ -36,11 +38,11 @@ def load_checked(
     if hashlib.sha256(data).digest()==raw[:32]: return torch.load(io.BytesIO(data), map_location='cpu', weights_only=False)
     warnings.warn(f'{file} is not whole: it is not loaded')
 
-# %% ../nbs/36_resume.ipynb #351eb150
+# %% ../nbs/36_resume.ipynb #cebf8f80
 def _identity(learn):
     names = hashlib.sha256('|'.join(str(r.path.name) for s in learn.dls.loaders for r in s.dataset.items).encode()).hexdigest()[:12]
     shapes = hashlib.sha256(str([(k,tuple(v.shape)) for k,v in learn.model.state_dict().items()]).encode()).hexdigest()[:12]
-    return dict(photos=names, model=shapes, batch=learn.dls.train.bs, epochs=learn.n_epoch)
+    return dict(photos=names, model=shapes, batch=learn.dls.train.bs, epochs=learn.n_epoch, precision=[c.name for c in learn.cbs if isinstance(c,(MixedPrecision,CPUBf16))])
 
 _rec = ('lrs','iters','losses','values')
 
@@ -53,7 +55,7 @@ def training_state(
         epoch=learn.epoch, done=learn.iter+1, train_iter=learn.train_iter, pct_train=learn.pct_train, dice=get_random_states(),
         rec={k:list(getattr(r,k)) for k in _rec}, smooth=copy.deepcopy(r.smooth_loss.__dict__), hps=[c.hps for c in learn.cbs if isinstance(c,ParamScheduler)])
 
-# %% ../nbs/36_resume.ipynb #e04776e0
+# %% ../nbs/36_resume.ipynb #4f7054c0
 class Resumable(Callback):
     "Save the whole state of a training every few batches, and go on from it when the same training is started again"
     order,run_valid = 90,False
@@ -71,7 +73,7 @@ class Resumable(Callback):
         if s is None or s['fit']<self.fits: return
         if s['fit']==self.fits: self._check(s); self._load(s)
         if self.skipped: raise CancelFitException()
-        print(f'Going on from {self.file.name}: epoch {s["epoch"]}, batch {s["done"]} of {len(self.dls.train)}')
+        print(f'Going on from {self.file.name}: epoch {s["epoch"]} (counted from 0), {s["done"]} of its {len(self.dls.train)} batches are done')
     def _check(self, s):
         now = _identity(self.learn)
         if (bad := [k for k in now if now[k]!=s['identity'][k]]): raise ValueError(f'{self.file} is from another training: {", ".join(bad)} differ. Delete it to start anew.')
