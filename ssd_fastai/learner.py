@@ -63,7 +63,7 @@ def _learner(dls, model, pretrained, kind, precision, loss_func, cbs=None, loss_
     if pretrained: learn.freeze()
     return learn
 
-# %% ../nbs/31_learner.ipynb #651a2aa0
+# %% ../nbs/31_learner.ipynb #321715f0
 def _default_boxes(dls, body, strides, boxes, k):
     "Default boxes for the grids of a body, with a warning where they fit the objects badly"
     grids,train = feature_grids(body, strides, dls.size),Annotations(dls.records[0],dls.vocab)
@@ -88,10 +88,12 @@ _parts = dict(strides=None, k=4, kind='multibox', boosters=0, width=256, drop=0.
 def _published_model(dls, arch, pretrained, weights, boxes, bias, asked, **kwargs):
     fixed = [n for n,v in _parts.items() if asked[n]!=v]
     if fixed: raise ValueError(f"{', '.join(fixed)}: {arch.__name__} is a published model and has its own. Leave {'it' if len(fixed)==1 else 'them'} out, or choose a body such as resnet34")
+    own = boxes is not None and not isinstance(boxes,str)
     if isinstance(boxes,str): boxes = published_boxes(boxes)
     boxes = boxes or published_boxes(arch.published.boxes)
     dls,model,warm = learner_parts(dls, arch, pretrained, weights, boxes=boxes, bias=bias, **kwargs)
-    warn_coverage(boxes, Annotations(dls.records[0],dls.vocab), remedy=f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{arch.published.boxes}').grids, k=6), or choose a model with a larger size.", stacklevel=4)
+    remedy = 'Choose a model with a larger size or finer grids.' if own else f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{arch.published.boxes}').grids, k=6), or choose a model with a larger size."
+    warn_coverage(boxes, Annotations(dls.records[0],dls.vocab), remedy=remedy, stacklevel=4)
     return dls,model,warm,boxes
 
 # %% ../nbs/31_learner.ipynb #feaa0500

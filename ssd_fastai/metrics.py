@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/metrics.html.md"""
 # %% auto #0
 __all__ = ['coco_names', 'CocoEvaluator', 'summary', 'by_class', 'photo_sizes', 'CocoMetric', 'coco_metrics']
 
-# %% ../nbs/30_metrics.ipynb #cd6650d0
+# %% ../nbs/30_metrics.ipynb #abbd44b0
 import contextlib, io
 import numpy as np, pandas as pd, torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from fastai.learner import Metric
 from fastai.torch_core import get_model
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from .augment import BoxResize
 from .boxes import batch_boxes
 from .detect import Detections, detect
 
@@ -80,17 +81,19 @@ def by_class(
     def ap(i,t=slice(None)): return (0. if n.get(i,0) else np.nan) if r is None else _mean(r.eval['precision'][t,:,i,0,-1])
     return pd.DataFrame([(n.get(i,0),ap(i),ap(i,0),ap(i,5)) for i in range(len(ev.vocab))], index=ev.vocab, columns=['objects','AP','AP50','AP75'])
 
-# %% ../nbs/30_metrics.ipynb #acaef220
+# %% ../nbs/30_metrics.ipynb #9d11d530
 def photo_sizes(
     dl, # DataLoader that the photos come from
     start:int, # Photos seen before
     n:int, # Photos in this batch
     size:tuple, # (height, width) that the model sees, where the photos' own sizes are not known
-)->list: # (width, height) of each photo
-    "The sizes of the photos of a batch, if the loader goes through them in order"
+)->list: # (width, height) of what is seen of each photo: all of it, more (`pad`) or less (`crop`)
+    "How much of each photo the model sees, in the photo's pixels, if the loader goes through them in order"
     items = getattr(dl.dataset, 'items', [])
     if getattr(dl,'shuffle',False) or len(items)<start+n: return [size[::-1]]*n
-    return [r.size for r in items[start:start+n]]
+    resize = next((t for t in getattr(getattr(dl,'dl',dl),'after_item',[]) if isinstance(t,BoxResize)), None)
+    def seen(r): x0,y0,x1,y1 = resize.window(r.size)['window'] if resize else (0,0,*r.size); return x1-x0,y1-y0
+    return [seen(r) for r in items[start:start+n]]
 
 @patch
 def add_batch(self:CocoEvaluator,

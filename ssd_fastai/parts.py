@@ -22,13 +22,13 @@ from fastai.callback.core import Callback
 from .anchors import DefaultBoxes
 from .model import SSD, SSDHead, BodyMaps
 
-# %% ../nbs/21_parts.ipynb #e3997a10
+# %% ../nbs/21_parts.ipynb #19d1f530
 def read_weights(
     file:str|Path, # A file that `torch.save` wrote: a state dict, or a dict with one under 'model'
 )->dict: # The state dict, on the CPU
     "A state dict from a file; only tensors are read, no code is run"
     file = Path(file)
-    if not file.exists(): raise FileNotFoundError(f"There is no file {file}. weights is 'coco', or the path of a .pth file on this machine.")
+    if not file.exists(): raise FileNotFoundError(f"There is no file {file}. Give the path of a .pth file on this machine, or the word 'coco' for weights, 'imagenet' for weights_backbone.")
     try: state = torch.load(file, map_location='cpu', weights_only=True)
     except (RuntimeError,EOFError,ValueError,OSError,pickle.UnpicklingError) as e:
         raise ValueError(f'{file} is damaged, or no file of weights ({(str(e) or type(e).__name__).split(". ")[0][:80]}). Delete it and get it again.') from None

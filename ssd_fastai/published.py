@@ -150,7 +150,7 @@ def transfer_weights(
     model.load_state_dict({**state,'boxes':cur['boxes']})
     return classes,offsets
 
-# %% ../nbs/23_published.ipynb #f1423350
+# %% ../nbs/23_published.ipynb #1841c820
 def kept_table(
     model:SSD, # After `transfer_weights`
     classes:list, # (k, columns) masks, for each map
@@ -158,11 +158,11 @@ def kept_table(
     vocab:list, # Your classes
     names:list, # Classes of the weights
     cols:list, # For each of yours, which one of the weights; or None
-)->pd.DataFrame: # A row for body, extra maps, offsets, background and each class
+)->pd.DataFrame: # A row for body, the rest of the head (extra maps, what comes before the heads), offsets, background and each class
     "What was kept of the weights"
     def n(m): return sum(p.numel() for p in m.parameters())
     per = [last_conv(c).weight[0].numel()+1 for c in model.head.classes]
-    rows = [('body','body',n(model.body),1.), ('extra maps','extra maps',n(model.head)-sum(n(last_conv(c)) for c in [*model.head.classes,*model.head.offsets]),1.)]
+    rows = [('body','body',n(model.body),1.), ('rest of head','rest of head',n(model.head)-sum(n(last_conv(c)) for c in [*model.head.classes,*model.head.offsets]),1.)]
     took = torch.cat([o.flatten() for o in offsets]).float().mean().item()
     rows.append(('box offsets', 'box offsets' if took else 'new', sum(n(last_conv(c)) for c in model.head.offsets), took))
     for j,(v,c) in enumerate(zip(['background',*vocab],[-1,*cols])):

@@ -54,3 +54,14 @@ def test_a_photo_added_later_counts():
     vocab,photos = case(4); ev = collected(vocab,photos); before = summary(ev)['AP']
     b = torch.tensor([[0.,0,50,50]]); ev.add(Detections(b[:0],torch.zeros(0),torch.zeros(0).long(),vocab), b, torch.tensor([0]))
     assert summary(ev)['AP']<before
+
+@pytest.mark.parametrize('method', ['squish','pad','crop'])
+def test_areas_are_in_the_pixels_of_the_photo(method, cells):
+    valid = read_coco(cells/'valid.json', cells/'images'); size = (96,128) if method=='squish' else (128,128)
+    dls = BBoxDataLoaders.from_annotations(valid[:8], valid[:4], size=size, bs=4, item_tfms=BoxResize(size,method))
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); m = ssd_learner(dls, 'resnet10t', pretrained=False, metrics=[]).eval_model()
+    ev = CocoEvaluator(); xb,*yb = dls.valid.one_batch(); ev.add_batch(m, m(xb), yb, dls.valid, dls.vocab)
+    for i,r in enumerate(valid[:4],1):
+        true = sorted((b[2]-b[0])*(b[3]-b[1]) for b in np.array(r.boxes)); got = sorted(a['area'] for a in ev.anns if a['image_id']==i)
+        if method=='crop': assert all(min(abs(g-t)/t for t in true)<.02 or g<max(true) for g in got); assert max(got)<=max(true)*1.02
+        else: np.testing.assert_allclose(got, true, rtol=.02)

@@ -148,7 +148,7 @@ def test_transfer_keeps_rows_bit_by_bit(kind, pair, coco_lite, tmp_path):
             else: assert .005<new[:,2].std()<.015
     assert len(heads)==12 and len(sd)+1==len(new_sd)
     for k in sd.keys()-heads: assert torch.equal(new_sd[our_name(k,name=='ssd300')], sd[k])
-    assert m.kept['share'].to_dict()=={'body':1,'extra maps':1,'box offsets':1,'background':1,'cat':1,'axolotl':0,'dog':1}
+    assert m.kept['share'].to_dict()=={'body':1,'rest of head':1,'box offsets':1,'background':1,'cat':1,'axolotl':0,'dog':1}
     assert m.kept['parameters'].sum()==sum(p.numel() for p in m.parameters()) and m.kept.loc['axolotl','from']=='new'
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ def test_kill_9_and_go_on(cells, tmp_path):
     assert killed.returncode==-signal.SIGKILL and (tmp_path/'run.ckpt').exists() and not (tmp_path/'kill.pth').exists()
     again = run('resume')
     assert again.returncode==0, again.stderr
-    assert 'Going on from run.ckpt: epoch 1, batch 4 of 8' in again.stdout
+    assert 'Going on from run.ckpt: epoch 1 (counted from 0), 4 of its 8 batches are done' in again.stdout
     a,b = (torch.load(tmp_path/f'{o}.pth', weights_only=False) for o in ('plain','resume'))
     assert a['ap'][1]>0 and all(abs(x-y)<1e-3 for x,y in zip(a['ap'],b['ap']))
     assert all(torch.allclose(v.float(),b['model'][k].float(),atol=1e-6) for k,v in a['model'].items())
