@@ -262,6 +262,7 @@ def test_conflicts(train, valid, loaders):
     with pytest.raises(ValueError, match='kind, boosters.*has its own'): ssd_learner(loaders, ssd300_vgg16, pretrained=False, kind='focal', boosters=2)
     with pytest.raises(ValueError, match=r"has the grids.*fit_default_boxes\(train, published_boxes\('ssdlite320'\)"): quiet(loaders, ssdlite320_mobilenet_v2, pretrained=False, boxes=fastai2018_boxes())
     with pytest.warns(UserWarning, match='Platelets.*published_boxes'): ssd_learner(loaders, ssdlite320_mobilenet_v2, pretrained=False)
+    with pytest.warns(UserWarning, match='Platelets.* Choose a model with a larger size'): ssd_learner(loaders, ssdlite320_mobilenet_v2, pretrained=False, boxes=published_boxes('ssdlite320')) # boxes of one's own: no advice to fit them
 
 def test_learner_from_coco_file(loaders, coco_lite, tmp_path, capsys):
     "Transfer, freeze, train, predict, show, export: the whole path"
