@@ -14,20 +14,21 @@ from torch import Tensor
 from .anchors import unit_boxes
 from .match import match
 
-# %% ../nbs/26_bias.ipynb #118e8310
+# %% ../nbs/26_bias.ipynb #a1b9a1c0
 def class_priors(
     default:Tensor, # (A, 4) default boxes, corners 0 to 1
     annotations, # `Annotations`, or records, of the training set
     vocab:list, # Object classes, without background
-    max_photos:int=200, # Photos looked at, spread evenly over the set
+    max_photos:int=200, # Photos looked at, at most, spread evenly over the set
 )->Tensor: # (C,) share of the default boxes that answer for an object of each class
     "How often a default box answers for an object of each class"
     rs = list(annotations); rs = rs[::math.ceil(len(rs)/max_photos)] if len(rs)>max_photos else rs
     n = torch.zeros(len(vocab))
     for r in rs:
-        if not r.labels: continue
-        own = match(default, unit_boxes(r))
-        n += torch.bincount(torch.tensor([vocab.index(l) for l in r.labels])[own[own>=0]], minlength=len(vocab))
+        b,skip = unit_boxes(r),torch.as_tensor(r.crowd|r.difficult)
+        if skip.all(): continue # no objects, or only such as teach nothing
+        own = match(default, b[~skip], ignore=b[skip])
+        n += torch.bincount(torch.tensor([vocab.index(l) for l in r.labels])[~skip][own[own>=0]], minlength=len(vocab))
     return n/(len(rs)*len(default))
 
 def fitted_bias(

@@ -7,8 +7,9 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/cli.html.md"""
 # %% auto #0
 __all__ = ['read_folder', 'ssd_train', 'ssd_predict', 'train_main', 'predict_main']
 
-# %% ../nbs/60_cli.ipynb #8965cd70
+# %% ../nbs/60_cli.ipynb #c9ef2fc0
 import json, time
+from collections import Counter
 from pathlib import Path
 from fastcore.script import anno_parser
 
@@ -68,7 +69,7 @@ def ssd_train(
     print(f"\nThe detector: {out/('cells.pkl' if not data else 'detector.pkl')}\nThe photo with its boxes: {out/'detections.png'}\nAll of it took {time.perf_counter()-start:.0f} s")
     return learn
 
-# %% ../nbs/60_cli.ipynb #d0e15d60
+# %% ../nbs/60_cli.ipynb #51bcf3b0
 def ssd_predict(
     model:str, # A detector, as `ssd_train` or `learn.export` leaves it
     photos:str, # A photo, or a folder of photos
@@ -82,17 +83,20 @@ def ssd_predict(
     from fastai.learner import load_learner
     from fastai.data.transforms import get_image_files
     out,src = Path(out),Path(photos)
-    files = sorted(get_image_files(src)) if src.is_dir() else [src]
+    files,root = (sorted(get_image_files(src)),src) if src.is_dir() else ([src],src.parent)
+    files = [f for f in files if out.resolve() not in f.resolve().parents] # not our own pictures
     if not Path(model).exists(): raise SystemExit(f'There is no detector {model}: train one with ssd_train.')
     if not files or not files[0].exists(): raise SystemExit(f'There are no photos in {photos}.')
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); learn = load_learner(model)
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows,twins = [],Counter(f.with_suffix('') for f in files) # a.jpg beside a.png
     for i,f in enumerate(files):
         det = learn.predict(f, min_score=min_score)
-        print(f'{f.name}: {det}', flush=True)
-        det.show(size=8).figure.savefig(out/f'{f.stem}.png', bbox_inches='tight', dpi=110); plt.close('all')
-        rows += [dict(file_name=f.name,**r) for r in det.to_coco(i+1)]
+        name = f.relative_to(root)
+        pic = out/(f'{name}.png' if twins[f.with_suffix('')]>1 else name.with_suffix('.png')); pic.parent.mkdir(parents=True, exist_ok=True)
+        print(f'{name}: {det}', flush=True)
+        det.show(size=8).figure.savefig(pic, bbox_inches='tight', dpi=110); plt.close('all')
+        rows += [dict(file_name=name.as_posix(),**r) for r in det.to_coco(i+1)]
     (out/'detections.json').write_text(json.dumps(rows))
     print(f'{len(files)} photos with their boxes, and detections.json, are in {out}')
 

@@ -7,8 +7,9 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/learner.html.md"""
 # %% auto #0
 __all__ = ['ssd_split', 'SSDLearner', 'ssd_learner', 'to_photo', 'ssd_learner_2018']
 
-# %% ../nbs/31_learner.ipynb #1269f840
+# %% ../nbs/31_learner.ipynb #76d5c920
 import warnings
+from functools import wraps
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from .model import SSD, ssd_body, ssd_2018, feature_grids
 from .parts import SettleNorms
 from .published import learner_parts
 from .detect import Detections, detect
-from .precision import precision_cbs
+from .precision import CPUBf16, precision_cbs
 from .metrics import CocoEvaluator, by_class
 
 # %% ../nbs/31_learner.ipynb #293939f0
@@ -37,10 +38,16 @@ def ssd_split(
     "Two parameter groups: body and head"
     return [params(m.body), params(m.head)]
 
-# %% ../nbs/31_learner.ipynb #a418db80
+# %% ../nbs/31_learner.ipynb #0286a820
 class SSDLearner(Learner):
     "A fastai `Learner` for an SSD: made by `ssd_learner`"
     guards = [] # callbacks for every learner: `guards` adds one
+    @wraps(Learner.fit)
+    def fit(self, *args, **kwargs):
+        try: return super().fit(*args, **kwargs)
+        finally: # also after an error or an interruption
+            for c in self.cbs:
+                if isinstance(c,CPUBf16): c.restore()
 
 def _check_size(size, strides):
     step = max(strides)

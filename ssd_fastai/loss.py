@@ -69,7 +69,7 @@ def hard_negatives(
     for m,row,k in zip(res,loss,n.tolist()): m[row.topk(k).indices] = True
     return res
 
-# %% ../nbs/12_loss.ipynb #9862ea30
+# %% ../nbs/12_loss.ipynb #b9fb9af0
 def class_weights(
     annotations, # `Annotations`, or records, of the training set
     vocab:list, # Object classes, without background
@@ -81,7 +81,7 @@ def class_weights(
         if (bad:=set(how)-set(vocab)): raise ValueError(f"class_weight names '{bad.pop()}', which is not a class ({', '.join(vocab)})")
         return torch.tensor([float(how.get(v,1.)) for v in vocab])
     if how!='balanced': raise ValueError(f"class_weight='{how}': give None, 'balanced' or a dictionary")
-    count = Counter(l for r in annotations for l in r.labels)
+    count = Counter(l for r in annotations for l,skip in zip(r.labels,r.crowd|r.difficult) if not skip)
     n = torch.tensor([count[v] for v in vocab],dtype=torch.float)
     w = torch.where(n>0, 1/n.clamp(min=1), torch.zeros_like(n))
     return w*n.sum()/(w*n).sum()

@@ -22,7 +22,7 @@ def cpu_has_bf16()->bool: # True if bfloat16 is fast here
     "Does this processor multiply bfloat16 in hardware (AMX, or AVX-512 BF16)?"
     return any(getattr(torch.cpu, f, lambda: False)() for f in ('_is_amx_tile_supported','_is_avx512_bf16_supported'))
 
-# %% ../nbs/28_precision.ipynb #fe467040
+# %% ../nbs/28_precision.ipynb #7966ace0
 def _bf16_forward(m, *args):
     with torch.autocast('cpu', torch.bfloat16, enabled=m.training): out = type(m).forward(m, *args)
     return to_float(out)
@@ -30,7 +30,11 @@ def _bf16_forward(m, *args):
 class CPUBf16(Callback):
     "Train the model in bfloat16 on a CPU; its outputs are float32, and so is validation"
     def before_fit(self): self.inner = self.learn.model; self.inner.forward = partial(_bf16_forward, self.inner)
-    def after_fit(self): self.inner.__dict__.pop('forward', None); del self.inner
+    def after_fit(self): self.restore()
+    def restore(self):
+        "Give the model its own `forward` back"
+        inner = self.__dict__.pop('inner', None)
+        if inner is not None: inner.__dict__.pop('forward', None)
 
 # %% ../nbs/28_precision.ipynb #41e3f6b0
 def time_precisions(

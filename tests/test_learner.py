@@ -178,6 +178,30 @@ def test_bf16_on_cpu_learns_the_same_shapes(train, valid):
     with l.no_bar(),l.no_logging(): l.fit(1, 1e-3)
     assert np.isfinite(l.recorder.losses[-1]) and not torch.is_autocast_enabled('cpu') and next(l.model.parameters()).dtype==torch.float32
 
+@pytest.mark.parametrize('error', [RuntimeError,KeyboardInterrupt])
+def test_bf16_is_gone_after_an_error(train, valid, error):
+    class Fails(Callback):
+        def after_loss(self): raise error('dark')
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); l = ssd_learner(BBoxDataLoaders.from_annotations(train[:4],valid[:4],size=64,bs=4), 'resnet10t', pretrained=False, precision='bf16')
+    seen = []; h = l.model.head.classes[0].register_forward_hook(lambda m,i,o: seen.append(o.dtype))
+    with pytest.raises(error), l.no_bar(),l.no_logging(): l.fit(1, 1e-3, cbs=Fails())
+    l.model.train()(torch.zeros(2,3,64,64)); h.remove()
+    assert seen==[torch.bfloat16,torch.float32] and 'forward' not in vars(l.model)
+
+def test_predict_folder_keeps_all_pictures(valid, tmp_path, capsys):
+    import shutil
+    from ssd_fastai.cli import ssd_predict
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); l = ssd_learner(BBoxDataLoaders.from_annotations(valid[:4],valid[:4],size=64,bs=4,path=tmp_path), 'resnet10t', pretrained=False)
+    l.export('d.pkl'); photos = tmp_path/'photos'; ext = valid[0].path.suffix
+    for i,n in enumerate((f'a/1{ext}',f'b/1{ext}','c.png','c.bmp')):
+        (photos/n).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(valid[i].path, photos/n) if n.endswith(ext) else Image.open(valid[i].path).save(photos/n)
+    for _ in range(2): ssd_predict(tmp_path/'d.pkl', photos, photos/'found', min_score=0.) # the second time beside its own pictures
+    made = sorted(f.relative_to(photos/'found').as_posix() for f in (photos/'found').rglob('*.png'))
+    assert made==['a/1.png','b/1.png','c.bmp.png','c.png.png'] or ext=='.png' and len(made)==4, made
+    rows = json.loads((photos/'found/detections.json').read_text())
+    assert {r['file_name'] for r in rows}=={f'a/1{ext}',f'b/1{ext}','c.png','c.bmp'}
+
 def test_user_folder_voc_from_the_command_line(bccd, tmp_path):
     from ssd_fastai.cli import read_folder
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); a,b = read_folder(bccd)

@@ -7,7 +7,7 @@ from torchvision.models.detection import ssd as tvssd
 from torchvision.models.detection._utils import BoxCoder as TVCoder, SSDMatcher
 from torchvision.ops import box_iou, generalized_box_iou_loss
 from ssd_fastai.all import (SSDLoss, PaddedBoxes, Annotations, Record, BBoxDataLoaders, BoxResize, published_boxes, match, match_padded, covered,
-                            class_weights, class_priors, fitted_bias, fit_default_boxes, coverage, zooms_of, ssd_tfms, loss_parts, ssd_learner, targets, record_labels, Ignored, read_voc)
+                            class_weights, class_priors, fitted_bias, fit_default_boxes, coverage, zooms_of, ssd_tfms, loss_parts, ssd_learner, targets, record_labels, Ignored, read_voc, unit_boxes)
 
 default = published_boxes('ssd300_coco').boxes
 
@@ -158,6 +158,13 @@ def test_padded_loss_is_few_operations_and_asks_nothing():
     meta = [t.to('meta') for t in (s,o,bb,ll)]
     assert SSDLoss(default,padded=True).to('meta')((meta[0],meta[1]),*meta[2:]).device.type=='meta'
     with pytest.raises(Exception): SSDLoss(default,padded=False).to('meta')((meta[0],meta[1]),*meta[2:])
+
+def test_ignored_objects_are_not_counted():
+    r = Record('a.png', (64,64), [[0,0,30,30],[33,33,64,64]], ['a','b'], crowd=[False,True]); vocab = ['a','b']
+    db = fit_default_boxes([Record('a.png',(64,64),[[0,0,30,30],[33,33,60,60]],['a','a'])], [(4,4)], k=2).boxes
+    own = match(db, unit_boxes(r)[:1], ignore=unit_boxes(r)[1:])
+    p = class_priors(db, [r], vocab); assert p.tolist()==[(own==0).float().mean().item(),0]
+    assert class_weights([r],vocab,'balanced')[1]==0 and (class_priors(db,[Record('b.png',(64,64),[[0,0,30,30]],['a'],difficult=[True])],vocab)==0).all()
 
 def test_class_weights(train):
     w = class_weights(train,train.vocab,'balanced'); n = torch.tensor([sum(l==v for r in train for l in r.labels) for v in train.vocab]).float()
