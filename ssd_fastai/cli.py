@@ -69,7 +69,7 @@ def ssd_train(
     print(f"\nThe detector: {out/('cells.pkl' if not data else 'detector.pkl')}\nThe photo with its boxes: {out/'detections.png'}\nAll of it took {time.perf_counter()-start:.0f} s")
     return learn
 
-# %% ../nbs/60_cli.ipynb #51bcf3b0
+# %% ../nbs/60_cli.ipynb #d3bc11e0
 def ssd_predict(
     model:str, # A detector, as `ssd_train` or `learn.export` leaves it
     photos:str, # A photo, or a folder of photos
@@ -84,7 +84,7 @@ def ssd_predict(
     from fastai.data.transforms import get_image_files
     out,src = Path(out),Path(photos)
     files,root = (sorted(get_image_files(src)),src) if src.is_dir() else ([src],src.parent)
-    files = [f for f in files if out.resolve() not in f.resolve().parents] # not our own pictures
+    if src.resolve() in out.resolve().parents: files = [f for f in files if out.resolve() not in f.resolve().parents] # not our own pictures
     if not Path(model).exists(): raise SystemExit(f'There is no detector {model}: train one with ssd_train.')
     if not files or not files[0].exists(): raise SystemExit(f'There are no photos in {photos}.')
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); learn = load_learner(model)
@@ -93,7 +93,9 @@ def ssd_predict(
     for i,f in enumerate(files):
         det = learn.predict(f, min_score=min_score)
         name = f.relative_to(root)
-        pic = out/(f'{name}.png' if twins[f.with_suffix('')]>1 else name.with_suffix('.png')); pic.parent.mkdir(parents=True, exist_ok=True)
+        pic = out/name.with_suffix('.png')
+        if twins[f.with_suffix('')]>1 or pic.resolve()==f.resolve(): pic = out/f'{name}.png'
+        pic.parent.mkdir(parents=True, exist_ok=True)
         print(f'{name}: {det}', flush=True)
         det.show(size=8).figure.savefig(pic, bbox_inches='tight', dpi=110); plt.close('all')
         rows += [dict(file_name=name.as_posix(),**r) for r in det.to_coco(i+1)]

@@ -55,7 +55,7 @@ def training_state(
         epoch=learn.epoch, done=learn.iter+1, train_iter=learn.train_iter, pct_train=learn.pct_train, dice=get_random_states(),
         rec={k:list(getattr(r,k)) for k in _rec}, smooth=copy.deepcopy(r.smooth_loss.__dict__), hps=[c.hps for c in learn.cbs if isinstance(c,ParamScheduler)])
 
-# %% ../nbs/36_resume.ipynb #4f7054c0
+# %% ../nbs/36_resume.ipynb #475454b0
 class Resumable(Callback):
     "Save the whole state of a training every few batches, and go on from it when the same training is started again"
     order,run_valid = 90,False
@@ -76,7 +76,7 @@ class Resumable(Callback):
         print(f'Going on from {self.file.name}: epoch {s["epoch"]} (counted from 0), {s["done"]} of its {len(self.dls.train)} batches are done')
     def _check(self, s):
         now = _identity(self.learn)
-        if (bad := [k for k in now if now[k]!=s['identity'][k]]): raise ValueError(f'{self.file} is from another training: {", ".join(bad)} differ. Delete it to start anew.')
+        if (bad := [k for k in now if now[k]!=s['identity'].get(k)]): raise ValueError(f'{self.file} is from another training: {", ".join(bad)} differ. Delete it to start anew.')
     def _load(self, s):
         l = self.learn
         l.model.load_state_dict(s['model']); l.opt.load_state_dict(copy.deepcopy(s['opt'])); l.opt.frozen_idx = s['frozen']

@@ -197,6 +197,9 @@ def test_predict_folder_keeps_all_pictures(valid, tmp_path, capsys):
         (photos/n).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(valid[i].path, photos/n) if n.endswith(ext) else Image.open(valid[i].path).save(photos/n)
     for _ in range(2): ssd_predict(tmp_path/'d.pkl', photos, photos/'found', min_score=0.) # the second time beside its own pictures
+    before = (photos/'c.png').read_bytes(); capsys.readouterr()
+    ssd_predict(tmp_path/'d.pkl', photos/'c.png', photos, min_score=0.) # a photo that is in `out` is found, and not painted over
+    assert (photos/'c.png').read_bytes()==before and (photos/'c.png.png').exists() and 'c.png: ' in capsys.readouterr().out; (photos/'c.png.png').unlink(); (photos/'detections.json').unlink()
     made = sorted(f.relative_to(photos/'found').as_posix() for f in (photos/'found').rglob('*.png'))
     assert made==['a/1.png','b/1.png','c.bmp.png','c.png.png'] or ext=='.png' and len(made)==4, made
     rows = json.loads((photos/'found/detections.json').read_text())
