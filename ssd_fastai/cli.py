@@ -29,16 +29,16 @@ def read_folder(
     if not pairs: return read_voc(*voc, has.get('trainval')).split()
     return tuple(read_voc(*voc, has[n]) for n in pairs[0])
 
-# %% ../nbs/60_cli.ipynb #1a68e4e0
+# %% ../nbs/60_cli.ipynb #a07cb280
 def ssd_train(
     data:str=None, # Folder with your photos (COCO or VOC layout); default: draw the sample
     out:str='ssd_out', # Folder for the results
     arch:str='resnet18', # torchvision model, or the name of a timm model
     pretrained:bool=False, # Start from downloaded ImageNet weights?
-    epochs:int=6, # Times through the photos
-    lr:float=None, # Learning rate; default: that of `fine_tune`
+    epochs:int=4, # Times through the photos
+    lr:float=2e-3, # Largest learning rate
     size:str='192,256', # What the model sees: height,width, or one number
-    bs:int=8, # Photos in a batch
+    bs:int=4, # Photos in a batch
     seed:int=42, # The same seed gives the same detector
 ):
     "Train a detector, print its average precision, and try it on a photo that it has not seen"
