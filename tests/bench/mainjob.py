@@ -5,9 +5,10 @@
     python tests/bench/mainjob.py choices [seeds] [data]            AP of ssd_train's epochs, batch and rate beside what they were
 
 The first prints seconds by the clock, from the start of Python to its end, and what the job says of AP and AP50; then the medians and
-their ratio to the first of the other checkouts. The painted photos are the same in all runs, and are painted before the first.
+their ratio to the first of the other checkouts. The painted photos are the same in all runs, and are painted before the first. Seconds,
+of the clock as of the CPU, are only comparable if nothing else runs.
 """
-import os, re, statistics, subprocess, sys, tempfile, time
+import contextlib, io, os, re, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 here = Path(__file__).resolve().parents[2]
@@ -35,7 +36,6 @@ def runs(rounds=3, *others):
 
 def parts():
     start = time.perf_counter()
-    import contextlib, io
     from fastai.callback.core import Callback
     from fastai.learner import defaults
     from ssd_fastai.cli import ssd_train
@@ -63,7 +63,6 @@ def parts():
     print(f'{total:7.1f} s          all')
 
 def choices(seeds=3, data=None):
-    import contextlib, io
     from ssd_fastai.cli import ssd_train
     for epochs,bs,lr in ((6,8,1e-3),(4,4,2e-3)):
         aps,cpu = [],time.process_time()
