@@ -2,6 +2,7 @@ import json
 import numpy as np, pytest
 from PIL import Image
 from ssd_fastai.all import *
+from ssd_fastai.data.photos import photo_size
 
 def coco(tmp_path, anns, size=(64,48), cats=((3,'a'),(7,'b')), n=1):
     for i in range(n): Image.new('RGB', size).save(tmp_path/f'{i}.jpg')

@@ -4,7 +4,7 @@ from copy import deepcopy
 import numpy as np, pytest, torch
 from torch import nn
 from ssd_fastai.all import *
-from ssd_fastai.audit import outside
+from ssd_fastai.train.audit import outside
 
 @pytest.fixture(scope='module')
 def loaders(train, valid): return BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=(64,96), bs=4)
@@ -39,16 +39,16 @@ def test_not_used(learn):
     learn.model.head.spare = nn.Linear(2,2)
     a = learn.audit(); assert set(a.what)=={'head.spare.weight','head.spare.bias'} and a.problem.str.contains('no gradient').all()
 
-def test_not_in_the_optimiser_because_of_the_splitter(learn):
+def test_not_in_the_optimizer_because_of_the_splitter(learn):
     class Extra(nn.Module):
         def __init__(self, m): super().__init__(); self.body,self.head,self.boxes,self.coder,self.background,self.size,self.n_classes,self.out = m.body,m.head,m.boxes,m.coder,m.background,m.size,m.n_classes,nn.Linear(4,4)
         def forward(self, x): s,o = self.head(self.body(x)); return self.out(s),o
     learn.model = Extra(learn.model)
-    a = learn.audit(); assert set(a.what)=={'out.weight','out.bias'} and a.problem.str.contains('not in the optimiser').all()
+    a = learn.audit(); assert set(a.what)=={'out.weight','out.bias'} and a.problem.str.contains('not in the optimizer').all()
 
-def test_not_in_the_optimiser_because_it_is_older(learn):
+def test_not_in_the_optimizer_because_it_is_older(learn):
     learn.create_opt(); learn.model.head.classes[1] = deepcopy(learn.model.head.classes[1])
-    a = learn.audit(); assert set(a.what)==names(learn.model.head.classes[1],'head.classes.1') and a.problem.str.contains('not in the optimiser').all()
+    a = learn.audit(); assert set(a.what)==names(learn.model.head.classes[1],'head.classes.1') and a.problem.str.contains('not in the optimizer').all()
 
 def test_detached(learn):
     learn.model.head.boosters[2].register_forward_hook(lambda m,i,o: o.detach())
@@ -96,7 +96,7 @@ def test_lost_layer_is_counted(train, valid):
 def test_published_count_is_torchvisions():
     from torchvision.models.detection import SSD300_VGG16_Weights, SSDLite320_MobileNet_V3_Large_Weights
     for arch,w in ((ssd300_vgg16,SSD300_VGG16_Weights),(ssdlite320_mobilenet_v3_large,SSDLite320_MobileNet_V3_Large_Weights)):
-        assert sum(p.numel() for p in published_layers(arch()).parameters())==w.COCO_V1.meta['num_params']
+        assert sum(p.numel() for p in (lambda m: m.published.layers(m))(arch()).parameters())==w.COCO_V1.meta['num_params']
 
 @pytest.mark.parametrize('arch', [resnet18,mobilenet_v2,'resnet10t'], ids=lambda o:getattr(o,'__name__',o))
 @pytest.mark.parametrize('kind', ['multibox','focal'])

@@ -1,15 +1,19 @@
-"Oracle for geometry: paint each object in its own colour, transform the picture, and find the colour again"
+"Oracle for geometry: paint each object in its own color, transform the picture, and find the color again"
 import random
 import numpy as np, pytest, torch
 from PIL import Image
+from torchvision.ops import box_iou
 from ssd_fastai.all import *
+from ssd_fastai.data.augment import color_maps, hw
+from ssd_fastai.data.block import BoxCategorize, record_boxes, record_photo
+from ssd_fastai.data.boxes import batch_boxes
 
-colours = [(255,0,0),(0,255,0),(0,0,255),(255,255,0),(255,0,255),(0,255,255)]
+colors = [(255,0,0),(0,255,0),(0,0,255),(255,255,0),(255,0,255),(0,255,255)]
 
 def scene(rng, w, h, n):
-    "Rectangles that do not overlap, each in its own colour, on grey"
+    "Rectangles that do not overlap, each in its own color, on gray"
     im,boxes = np.full((h,w,3),128,np.uint8),[]
-    for c in colours[:n]:
+    for c in colors[:n]:
         for _ in range(50):
             bw,bh = rng.integers(14,w//3),rng.integers(14,h//3)
             x,y = rng.integers(0,w-bw),rng.integers(0,h-bh)
@@ -18,9 +22,9 @@ def scene(rng, w, h, n):
         im[y:y+bh,x:x+bw] = c; boxes.append((x,y,x+bw,y+bh))
     return Image.fromarray(im),np.array(boxes,dtype=np.float32).reshape(-1,4)
 
-def found(im, colour):
-    "The extent of a colour, to a fraction of a pixel: a pixel at the edge that is half coloured counts as half"
-    sim = 1-np.abs(np.asarray(im).astype(float)-np.array(colour)).max(-1)/127
+def found(im, color):
+    "The extent of a color, to a fraction of a pixel: a pixel at the edge that is half colored counts as half"
+    sim = 1-np.abs(np.asarray(im).astype(float)-np.array(color)).max(-1)/127
     m = sim>.2
     if not m.any(): return None
     sim,ends = sim.clip(0,1),[]
@@ -44,7 +48,7 @@ def test_boxes_follow_the_pixels(tfm):
         assert (nb>=0).all() and (nb[:,[0,2]]<=W).all() and (nb[:,[1,3]]<=H).all() and ((nb[:,2:]-nb[:,:2])>0).all()
         kept = {int(l)-1:box for l,box in zip(lbl,nb.tolist())}
         for i in range(len(b)):
-            px = found(out, colours[i])
+            px = found(out, colors[i])
             if i in kept and px and min(kept[i][2]-kept[i][0],kept[i][3]-kept[i][1])>12: assert iou(kept[i],px)>=.9, (i,kept[i],px); n_seen += 1
             if i not in kept: n_dropped += 1; assert px is None or px[0]<1 or px[1]<1 or px[2]>W-1 or px[3]>H-1, 'dropped, but in full view'
     assert n_seen>500
@@ -59,9 +63,9 @@ def test_flip_keeps_every_box(train):
 
 def test_light_is_the_composition_of_its_parts():
     x = TensorImage(torch.rand(64,3,8,8))
-    m,o = colour_maps(64, rng=random.Random(0))
+    m,o = color_maps(64, rng=random.Random(0))
     y = torch.einsum('bij,bjhw->bihw', m, x)+o[...,None]
-    assert torch.allclose(m@torch.ones(64,3,1), (m@torch.ones(64,3,1)).mean(1,keepdim=True).expand(-1,3,1), atol=1e-5)   # grey stays grey
+    assert torch.allclose(m@torch.ones(64,3,1), (m@torch.ones(64,3,1)).mean(1,keepdim=True).expand(-1,3,1), atol=1e-5)   # gray stays gray
     assert torch.isfinite(y).all()
 
 @pytest.mark.parametrize('size', [224,(96,128)])
@@ -154,7 +158,7 @@ def windows():
 
 @pytest.mark.parametrize('i,what', enumerate(['area','aspect','share of objects kept','left edge','zoomed out']))
 def test_same_windows_as_torchvision(windows, i, what):
-    from scipy.stats import ks_2samp
+    from scipy.box_stats import ks_2samp
     a,b = windows['tv'][i],windows['ours'][i]
     assert ks_2samp(a,b).pvalue>.005, (what,a.mean(),b.mean())
 

@@ -35,7 +35,7 @@ rows = [
     ('case',            dict(boxes=[[5,5,20,20]],labels=['A']),                     "differs from 'A'",'two classes'),
     ('space',           dict(boxes=[[5,5,20,20]],labels=['a ']),                    "differs from 'a'",'two classes'),
     ('rare class',      dict(boxes=[[5,5,20,20]],labels=['zebra']),                 '1 objects',       'AP is chance'),
-    ('grey',            dict(save=saver('odd.png',noise().convert('L'))),           'mode L',          'made RGB'),
+    ('gray',            dict(save=saver('odd.png',noise().convert('L'))),           'mode L',          'made RGB'),
     ('alpha',           dict(save=saver('odd.png',noise().convert('RGBA'))),        'mode RGBA',       'made RGB'),
     ('16 bits',         dict(save=saver('odd.png',Image.new('I;16',(64,48),9999))), 'mode I;16',       'made RGB'),
     ('CMYK',            dict(save=saver('odd.jpg',noise().convert('CMYK'))),        'mode CMYK',       'made RGB'),

@@ -2,6 +2,7 @@
 import pytest, torch
 from torchvision.models.detection import ssd300_vgg16 as tv_ssd300
 from ssd_fastai.all import *
+from ssd_fastai.ssd.detect import shortlist
 
 coder = BoxCoder()
 fine,coarse = published_boxes('ssd300_coco').boxes,published_boxes('ssdlite320').boxes[::5]
@@ -77,7 +78,7 @@ def test_listed_path_is_the_same(background, nms):
                 assert torch.allclose(x.boxes[alone],y.boxes[alone],atol=1e-4) and torch.equal(x.labels[alone],y.labels[alone]) and (len(x)==0 or alone.float().mean()>.9), (kind,kw)
 
 def test_list_too_short_falls_back(monkeypatch):
-    import ssd_fastai.detect as d
+    import ssd_fastai.ssd.detect as d
     g = torch.Generator().manual_seed(5); s,o,default = outputs('thousands',g); vocab = list(range(s.shape[2]-1))
     want, = detect((s,o), default, coder, [(1,1)], vocab, listed=False)
     real = d.shortlist; monkeypatch.setattr(d,'shortlist',lambda *a,**k: real(*a,**k)[:,:60])

@@ -2,6 +2,7 @@
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st, HealthCheck
 from ssd_fastai.all import *
+from ssd_fastai.data.block import BoxCategorize, pad_boxes, record_boxes, record_labels
 
 size,vocab = (48,64),['a','b','c']
 side = st.one_of(st.floats(-500,500,width=32), st.sampled_from([0.,48.,64.,80.,1e-30,-1e-30,1e30,-1e30,np.inf,-np.inf,np.nan,63.999,1e-4]), st.floats(width=32))
@@ -31,7 +32,7 @@ def test_never_nan(objects, dtype, kind, box_kind, padded, big, tfm, seed):
     assert torch.isfinite(bb).all() and (bb.abs()<=1+1e-4).all()
     C = 3+(kind=='multibox'); n = len(objects)
     s,o = ((big*torch.randn(n,len(default),c)).clamp(-6e4,6e4).to(dtype).requires_grad_() for c in (C,4)) # a network that is out of its mind, but finite
-    loss = SSDLoss(default, kind, box_kind=box_kind, padded=padded and kind=='multibox' and box_kind=='smooth_l1')((s,o),bb,ll)
+    loss = (PaddedSSDLoss if padded and PaddedSSDLoss.fits(kind,box_kind=box_kind) else SSDLoss)(default, kind, box_kind=box_kind)((s,o),bb,ll)
     loss.backward()
     assert torch.isfinite(loss) and loss>=0
     for g in (s.grad,o.grad): assert torch.isfinite(g).all()

@@ -1,9 +1,13 @@
-"Moves of the picture and learned policies against painted colours, and the ledger that counts the boxes"
+"Moves of the picture and learned policies against painted colors, and the ledger that counts the boxes"
 import os, random, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from ssd_fastai.all import *
-from test_augment_data import scene, found, colours, iou
+from ssd_fastai.data.block import BoxCategorize, record_boxes, record_photo
+from ssd_fastai.data.box_stats import BoxReport, BoxesLost, Watched
+from ssd_fastai.data.geometry import perspective, scale_shift, turn, warp_batch, warp_boxes, warp_photo
+from ssd_fastai.data.policies import Policy, op_names, policies, policy_op
+from test_augment_data import scene, found, colors, iou
 sys.path.insert(0,str(Path(__file__).parent/'bench'))
 
 moves = dict(flip=lambda **k:BoxFlip(1.,**k), flip_vert=lambda **k:BoxFlip(1.,vert=True,**k), dihedral=lambda **k:BoxDihedral(**k), zoom=lambda **k:BoxZoom(2.,p=1.,**k),
@@ -19,12 +23,12 @@ def from_batch(x, b, l):
     return Image.fromarray((x[0].as_subclass(Tensor).permute(1,2,0)*255).round().byte().numpy()),((b[0].as_subclass(Tensor)+1)/2*torch.tensor([w,h,w,h]))[ok],l[0][ok]
 
 def compare(tfm, out, nb, lbl, b, i_seen):
-    "Each kept box is the extent of its colour; each dropped one is hardly to be seen"
+    "Each kept box is the extent of its color; each dropped one is hardly to be seen"
     W,H = out.size
     assert len(nb)==len(lbl) and lbl.dtype==torch.int64 and (nb>=-1e-3).all() and (nb[:,[0,2]]<=W+1e-3).all() and (nb[:,[1,3]]<=H+1e-3).all() and ((nb[:,2:]-nb[:,:2])>0).all()
     kept = {int(l)-1:box for l,box in zip(lbl,nb.tolist())}
     for i in range(len(b)):
-        px = found(out, colours[i])
+        px = found(out, colors[i])
         if i in kept and px and min(kept[i][2]-kept[i][0],kept[i][3]-kept[i][1])>12:
             assert iou(kept[i],px)>=.9, (i,kept[i],px); i_seen[0] += 1
         if i not in kept and px: i_seen[1] += 1; assert px[0]<1 or px[1]<1 or px[2]>W-1 or px[3]>H-1, 'dropped, but in full view'
@@ -39,14 +43,14 @@ def test_boxes_follow_the_pixels(name, where):
         im,b = scene(rng, w, h, int(rng.integers(0,7)))
         if where=='item': out,nb,lbl = tfm(as_item(im,b), split_idx=0)
         else: out,nb,lbl = from_batch(*tfm(as_batch(im,b), split_idx=0))
-        assert len(nb)==len(b)-sum(tfm.books.lost.values()) and tfm.books.seen==len(b)
+        assert len(nb)==len(b)-sum(tfm.box_stats.lost.values()) and tfm.box_stats.seen==len(b)
         # a rectangle that is turned or slanted and then cut at the edge fills less than the box around its corners: look at whole ones
         nb,lbl = nb.as_subclass(Tensor),lbl.as_subclass(Tensor)
         if name in ('rotate','warp','moves'):
             W,H = out.size; whole = (nb[:,0]>.5)&(nb[:,1]>.5)&(nb[:,2]<W-.5)&(nb[:,3]<H-.5)
             compare(tfm,out,nb[whole],lbl[whole],b[:0],seen)
             for box,l in zip(nb[whole].tolist(),lbl[whole].tolist()):
-                px = found(out,colours[l-1])
+                px = found(out,colors[l-1])
                 if px and min(box[2]-box[0],box[3]-box[1])>12: assert iou(box,px)>=.9,(box,px); seen[0] += 1
         else: compare(tfm,out,nb,lbl,b,seen)
     assert seen[0]>500
@@ -59,7 +63,7 @@ def test_dropped_boxes_are_hardly_visible():
         for _ in range(150):
             im,b = scene(rng, 300, 200, 6); out,nb,lbl = tfm(as_item(im,b), split_idx=0)
             for i in set(range(1,len(b)+1))-set(lbl.tolist()):
-                left = (np.abs(np.asarray(out).astype(int)-np.array(colours[i-1])).max(-1)<60).sum(); area = np.prod(b[i-1][2:]-b[i-1][:2])
+                left = (np.abs(np.asarray(out).astype(int)-np.array(colors[i-1])).max(-1)<60).sum(); area = np.prod(b[i-1][2:]-b[i-1][:2])
                 n += 1; assert left<=area*(.35 if name!='zoom' else .3*4), (name,left,area)
     assert n>50
 
@@ -96,7 +100,7 @@ def test_policy_boxes_follow_the_pixels(name):
             for x0,y0,x1,y1 in b.int().tolist(): diff[y0:y1,x0:x1] = False
             assert not diff.any(); seen[0] += len(b); continue
         for box,l in zip(nb.tolist(),torch.arange(len(b))[keep].tolist()):
-            px = found(out,colours[l])
+            px = found(out,colors[l])
             if box[0]>.5 and box[1]>.5 and box[2]<319.5 and box[3]<239.5 and min(box[2]-box[0],box[3]-box[1])>12: assert iou(box,px)>=.9; seen[0] += 1
     assert seen[0]>60
 
@@ -116,7 +120,7 @@ def test_policies_as_published():
     with pytest.raises(ValueError, match='no policy'): detection_autoaugment('v9')
     with pytest.raises(ValueError, match='no operation'): Policy([[('Melt',1.,5)]])
 
-def test_colour_ops_are_neutral_where_they_should_be():
+def test_color_ops_are_neutral_where_they_should_be():
     im = Image.fromarray(np.random.default_rng(0).integers(0,256,(20,20,3)).astype(np.uint8))
     for n in ('Color','Contrast','Brightness','Sharpness'): assert np.array_equal(policy_op(n,.5,im,torch.zeros(0,4))[0],im)
     assert np.array_equal(policy_op('Solarize',1.,im,torch.zeros(0,4))[0], np.where(np.asarray(im)<256,im,0))
@@ -141,10 +145,10 @@ def test_ledger_catches(train, valid):
         def encodes(self, x): return x[0],TensorBBox(x[1].as_subclass(Tensor)+.5),x[2]
     for t,say in ((Drop(),'Drop: '),(Floats(),'labels have become'),(Mirror(),'without area')):
         dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4, item_tfms=[t,BoxResize(64)])
-        with pytest.raises(BoxesLost, match=say): dls.ledger()
-    with pytest.raises(BoxesLost, match='labels'): Watched(Mismatch(),BoxLedger())((record_photo(train[0]),record_boxes(train[0]),BoxCategorize(train.vocab).encodes(train[0].labels)))
+        with pytest.raises(BoxesLost, match=say): dls.box_stats()
+    with pytest.raises(BoxesLost, match='labels'): Watched(Mismatch(),BoxReport())((record_photo(train[0]),record_boxes(train[0]),BoxCategorize(train.vocab).encodes(train[0].labels)))
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4, batch_tfms=[Shift()])
-    with pytest.raises(BoxesLost, match='outside the picture reaches'): dls.ledger()
+    with pytest.raises(BoxesLost, match='outside the picture reaches'): dls.box_stats()
     assert not any(isinstance(f,Watched) for p in (dls.train.after_item,dls.train.after_batch) for f in p.fs)
 
 def test_sweep():
@@ -161,6 +165,6 @@ def test_reflection_is_refused_and_padding_stays(train, valid):
 def test_pad_and_crop(train, valid):
     for m,loses in (('pad',False),('crop',True)):
         dls = BBoxDataLoaders.from_annotations(train[:8], valid[:20], size=96, bs=4, item_tfms=[RandomWindow(96,method=m)])
-        led = dls.ledger(split=1).table()
+        led = dls.box_stats(split=1).table()
         assert (led['dropped'].sum()>0)==loses
     with pytest.raises(ValueError, match="method='stretch'"): BoxResize(64,'stretch')

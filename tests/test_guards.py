@@ -2,7 +2,8 @@
 import numpy as np, pytest, torch
 from functools import partial
 from ssd_fastai.all import *
-from ssd_fastai.guards import batch_records, starting_loss
+from ssd_fastai.train.audit import starting_loss
+from ssd_fastai.train.guards import batch_records
 
 def small(train, valid, n=16, workers=0, bs=4, **kw):
     dls = BBoxDataLoaders.from_annotations(train[:n], valid[:8], size=64, bs=bs, num_workers=workers)
@@ -105,7 +106,7 @@ def test_overfit_one_batch(train, valid):
     assert losses[-1]<.6*losses[0] and all(torch.equal(a,b) for a,b in zip(l.model.parameters(),before)) and torch.equal(state,torch.get_rng_state())
 
 def test_groups_freeze_and_effective_rates(train, valid):
-    "What the optimiser is told and what the weights do, for freeze_to, slices and fine_tune"
+    "What the optimizer is told and what the weights do, for freeze_to, slices and fine_tune"
     class Effective(Callback):
         run_valid,order = False,20
         def before_fit(self): self.moved = {}

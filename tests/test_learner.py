@@ -6,6 +6,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from ssd_fastai.all import *
+from ssd_fastai.train.precision import CPUBf16, time_precisions
+from ssd_fastai.use.cli import read_folder, ssd_predict
 
 @pytest.fixture(scope='module')
 def learn(cells, tmp_path_factory):
@@ -190,7 +192,7 @@ def test_bf16_is_gone_after_an_error(train, valid, error):
 
 def test_predict_folder_keeps_all_pictures(valid, tmp_path, capsys):
     import shutil
-    from ssd_fastai.cli import ssd_predict
+    from ssd_fastai.use.cli import ssd_predict
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); l = ssd_learner(BBoxDataLoaders.from_annotations(valid[:4],valid[:4],size=64,bs=4,path=tmp_path), 'resnet10t', pretrained=False)
     l.export('d.pkl'); photos = tmp_path/'photos'; ext = valid[0].path.suffix
     for i,n in enumerate((f'a/1{ext}',f'b/1{ext}','c.png','c.bmp')):
@@ -206,13 +208,13 @@ def test_predict_folder_keeps_all_pictures(valid, tmp_path, capsys):
     assert {r['file_name'] for r in rows}=={f'a/1{ext}',f'b/1{ext}','c.png','c.bmp'}
 
 def test_user_folder_voc_from_the_command_line(bccd, tmp_path):
-    from ssd_fastai.cli import read_folder
+    from ssd_fastai.use.cli import read_folder
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); a,b = read_folder(bccd)
     assert (len(a),len(b))==(292,72) and set(a.vocab)=={'RBC','WBC','Platelets'}
 
 @pytest.mark.parametrize('files,want', [(('train','val','trainval'),(6,4)),(('train','val','trainval','test'),(10,2)),(('trainval',),(8,2)),((),(10,2))])
 def test_voc_folders_never_leak(valid, tmp_path, files, want):
-    from ssd_fastai.cli import read_folder
+    from ssd_fastai.use.cli import read_folder
     a = valid[:12]; a.to_voc(tmp_path/'Annotations'); (tmp_path/'JPEGImages').symlink_to(valid.folder()); s = tmp_path/'ImageSets/Main'; s.mkdir(parents=True)
     stems = [r.path.stem for r in a]; parts = dict(train=stems[:6],val=stems[6:10],trainval=stems[:10],test=stems[10:])
     for f in files: (s/f'{f}.txt').write_text('\n'.join(parts[f]))
@@ -222,7 +224,7 @@ def test_voc_folders_never_leak(valid, tmp_path, files, want):
 @pytest.mark.parametrize('faster', ['fp32','bf16'])
 def test_auto_precision_asks_the_clock(train, valid, monkeypatch, capsys, faster):
     "Where the CPU has bf16, timed steps decide, and the choice is said; dice and model are as before"
-    import ssd_fastai.precision as p
+    import ssd_fastai.train.precision as p
     monkeypatch.setattr(p,'cpu_has_bf16',lambda: True); asked = []
     monkeypatch.setattr(p,'time_precisions',lambda model,size: asked.append(size) or {'fp32':1.,'bf16':.5 if faster=='bf16' else 2.})
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)

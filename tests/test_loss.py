@@ -6,8 +6,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import ssd as tvssd
 from torchvision.models.detection._utils import BoxCoder as TVCoder, SSDMatcher
 from torchvision.ops import box_iou, generalized_box_iou_loss
-from ssd_fastai.all import (SSDLoss, PaddedBoxes, Annotations, Record, BBoxDataLoaders, BoxResize, published_boxes, match, match_padded, covered,
-                            class_weights, class_priors, fitted_bias, fit_default_boxes, coverage, zooms_of, ssd_tfms, loss_parts, ssd_learner, targets, record_labels, Ignored, read_voc, unit_boxes)
+from ssd_fastai.data.annotations import Annotations, Record, read_voc
+from ssd_fastai.data.augment import BoxResize, ssd_tfms, zooms_of
+from ssd_fastai.data.block import BBoxDataLoaders, Ignored, record_labels
+from ssd_fastai.ssd.anchors import coverage, fit_default_boxes, normalized_boxes, published_boxes
+from ssd_fastai.ssd.loss import SSDLoss, class_weights, loss_parts, targets
+from ssd_fastai.ssd.loss_gpu import PaddedBoxes, PaddedSSDLoss, match_padded
+from ssd_fastai.ssd.match import intersection_over_anchor, match
+from ssd_fastai.ssd.model import class_priors, fitted_bias
+from ssd_fastai.train.learner import ssd_learner
 
 default = published_boxes('ssd300_coco').boxes
 
@@ -85,7 +92,7 @@ def test_ten_thousand_scenes_forget_nobody():
 
 def test_forced_is_greedy_by_fit():
     "the same as handing out boxes in a plain loop, best fit first"
-    from ssd_fastai.match import fit, forced
+    from ssd_fastai.ssd.match import fit, forced
     g = torch.Generator().manual_seed(1)
     for i in range(200):
         n = int(torch.randint(2,12,(1,),generator=g)); f = torch.rand(n,n+int(torch.randint(0,20,(1,),generator=g)),generator=g)
@@ -99,12 +106,12 @@ def test_forced_is_greedy_by_fit():
 def test_ignored_objects_are_neither():
     g = torch.Generator().manual_seed(2); crowd = torch.tensor([[.2,.2,.7,.7]]); b = objects(3,g)
     own = match(default,b,ignore=crowd); plain = match(default,b)
-    assert torch.equal(own[own!=-2],plain[own!=-2]) and (plain[own==-2]==-1).all() and (covered(default,crowd)[own==-2]>=.5).all()
+    assert torch.equal(own[own!=-2],plain[own!=-2]) and (plain[own==-2]==-1).all() and (intersection_over_anchor(default,crowd)[own==-2]>=.5).all()
     s,o = torch.randn(1,len(default),4,generator=g),torch.zeros(1,len(default),4); bb,ll = pad([torch.cat([b,crowd])],[torch.tensor([1,2,3,-2])])
     for kind,c in (('multibox',4),('bce',3),('focal',3)):
         x = s[...,:c].clone().requires_grad_(); SSDLoss(default,kind)((x,o),bb,ll).backward()
         assert x.grad[0,own==-2].abs().sum()==0 and x.grad[0,own!=-2].abs().sum()>0
-    x = s.clone().requires_grad_(); SSDLoss(default,padded=True)((x,o),bb,ll).backward(); y = s.clone().requires_grad_(); SSDLoss(default,padded=False)((y,o),bb,ll).backward()
+    x = s.clone().requires_grad_(); PaddedSSDLoss(default)((x,o),bb,ll).backward(); y = s.clone().requires_grad_(); SSDLoss(default)((y,o),bb,ll).backward()
     assert torch.allclose(x.grad,y.grad,atol=1e-6)
 
 def test_ignored_from_file_to_metric(valid):
@@ -122,7 +129,7 @@ def test_padded_equals_by_photo(seed):
     objs = [objects(int(torch.randint(0,15,(1,),generator=g)),g) for _ in range(4)]; labels = [torch.randint(1,4,(len(o),),generator=g) for o in objs]
     bb,ll = pad(objs,labels); s,o = (torch.randn(4,len(default),4,generator=g,requires_grad=True) for _ in range(2))
     w = [None,torch.tensor([.5,2.,1.])][seed%2]
-    a,b = (SSDLoss(default,padded=p,class_weight=w,min_neg=(0,32)[seed%3>0])((s,o),bb,ll) for p in (False,True))
+    a,b = (loss(default,class_weight=w,min_neg=(0,32)[seed%3>0])((s,o),bb,ll) for loss in (SSDLoss,PaddedSSDLoss))
     assert torch.allclose(a,b,rtol=1e-4)
     for x,y in zip(torch.autograd.grad(a,(s,o)),torch.autograd.grad(b,(s,o))): assert torch.allclose(x,y,atol=1e-5)
 
@@ -148,7 +155,7 @@ def test_padded_loss_is_few_operations_and_asks_nothing():
     g,counts = torch.Generator().manual_seed(4),[]
     for B,n in ((1,3),(8,30),(32,30)):
         objs = [objects(n,g) for _ in range(B)]; bb,ll = pad(objs,[torch.ones(n).long()]*B)
-        s,o = torch.randn(B,len(default),4),torch.randn(B,len(default),4); loss = SSDLoss(default,padded=True,ignore=False)
+        s,o = torch.randn(B,len(default),4),torch.randn(B,len(default),4); loss = PaddedSSDLoss(default,ignore=False)
         with torch.no_grad(), Count() as c: loss((s,o),bb,ll)
         assert not c.asks; counts.append(len(c.ops))
     assert len(set(counts))==1 and counts[0]<=75, counts
@@ -156,13 +163,13 @@ def test_padded_loss_is_few_operations_and_asks_nothing():
     assert c.asks # the counter does see questions
     # and on the meta device, which has no numbers, every question is an error
     meta = [t.to('meta') for t in (s,o,bb,ll)]
-    assert SSDLoss(default,padded=True).to('meta')((meta[0],meta[1]),*meta[2:]).device.type=='meta'
-    with pytest.raises(Exception): SSDLoss(default,padded=False).to('meta')((meta[0],meta[1]),*meta[2:])
+    assert PaddedSSDLoss(default).to('meta')((meta[0],meta[1]),*meta[2:]).device.type=='meta'
+    with pytest.raises(Exception): SSDLoss(default).to('meta')((meta[0],meta[1]),*meta[2:])
 
 def test_ignored_objects_are_not_counted():
     r = Record('a.png', (64,64), [[0,0,30,30],[33,33,64,64]], ['a','b'], crowd=[False,True]); vocab = ['a','b']
     db = fit_default_boxes([Record('a.png',(64,64),[[0,0,30,30],[33,33,60,60]],['a','a'])], [(4,4)], k=2).boxes
-    own = match(db, unit_boxes(r)[:1], ignore=unit_boxes(r)[1:])
+    own = match(db, normalized_boxes(r)[:1], ignore=normalized_boxes(r)[1:])
     p = class_priors(db, [r], vocab); assert p.tolist()==[(own==0).float().mean().item(),0]
     assert class_weights([r],vocab,'balanced')[1]==0 and (class_priors(db,[Record('b.png',(64,64),[[0,0,30,30]],['a'],difficult=[True])],vocab)==0).all()
 

@@ -3,6 +3,8 @@ import random, warnings
 import numpy as np, pytest, torch
 from scipy.optimize import brentq
 from ssd_fastai.all import *
+from ssd_fastai.train.guards import unchanged
+from ssd_fastai.train.lr import LRInflections, lr_table
 
 class Curve:
     "Logistic steps (a<0 falls) and an exponential blow-up; all derivatives in closed form"

@@ -4,6 +4,7 @@ import numpy as np, pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from ssd_fastai.all import *
+from ssd_fastai.train.metrics import by_class, summary
 
 def case(seed):
     "Photos with small to large objects, some ignored, some photos empty; detections near them, twice, beside them, or none"

@@ -5,6 +5,7 @@ from torch import nn
 from torchvision.models import detection as tv, mobilenet_v2, mobilenet_v3_large, vgg16
 from torchvision.models.detection.image_list import ImageList
 from ssd_fastai.all import *
+from ssd_fastai.published.models import our_name
 
 full = os.environ.get('SSD_FASTAI_PROFILE')=='full'
 pairs = {'ssd300':(tv.ssd300_vgg16,ssd300_vgg16), 'ssdlite':(tv.ssdlite320_mobilenet_v3_large,ssdlite320_mobilenet_v3_large)}
@@ -60,7 +61,7 @@ def test_scores_offsets_and_detections(pair):
         found += len(got); labels |= set(got.labels.tolist())
     assert found>100 and len(labels)>=3     # there was something to compare
 
-def test_normalisation_is_torchvisions(pair):
+def test_normalization_is_torchvisions(pair):
     name,theirs,_ = pair
     mean,std = pairs[name][1].published.stats
     assert np.allclose(mean,theirs.transform.image_mean) and np.allclose(std,theirs.transform.image_std)
@@ -182,7 +183,7 @@ def test_file_of_your_own_needs_names(tmp_path):
     again = ssdlite320_mobilenet_v2(2, weights=tmp_path/'own.pth')
     assert all(torch.equal(v,again.state_dict()[k]) for k,v in m.state_dict().items())
 
-def test_wide_tail_is_recognised():
+def test_wide_tail_is_recognized():
     m = ssdlite320_mobilenet_v3_large(3); m2 = ssdlite320_mobilenet_v3_large(3, weights=m.state_dict()); assert m2.body.chs==[672,480]
     note = ssdlite320_mobilenet_v3_large.published
     wide = note.make(published_boxes('ssdlite320'),3,(320,320),None,False)
@@ -257,7 +258,7 @@ def test_learner_sets_the_input(loaders, capsys):
     assert torch.equal(l.loss_func.default,l.model.boxes) and torch.equal(l.model.boxes,published_boxes('ssdlite320').boxes)
 
 def test_conflicts(train, valid, loaders):
-    for size,stats,msg in (((192,256),imagenet_stats,'sees 320×320 pixels.*make 192×256.*published_input'), (320,([0.]*3,[1.]*3),'normalised with.*published_input'), (320,None,'None')):
+    for size,stats,msg in (((192,256),imagenet_stats,'sees 320×320 pixels.*make 192×256.*published_input'), (320,([0.]*3,[1.]*3),'normalized with.*published_input'), (320,None,'None')):
         with pytest.raises(ValueError, match=msg): ssd_learner(BBoxDataLoaders.from_annotations(train[:8],valid[:4],size=size,bs=4,stats=stats), ssdlite320_mobilenet_v2, pretrained=False)
     with pytest.raises(ValueError, match='kind, boosters.*has its own'): ssd_learner(loaders, ssd300_vgg16, pretrained=False, kind='focal', boosters=2)
     with pytest.raises(ValueError, match=r"has the grids.*fit_default_boxes\(train, published_boxes\('ssdlite320'\)"): quiet(loaders, ssdlite320_mobilenet_v2, pretrained=False, boxes=fastai2018_boxes())
@@ -285,7 +286,7 @@ def test_learner_from_coco_file(loaders, coco_lite, tmp_path, capsys):
 
 @torch.no_grad()
 def test_learner_predicts_what_the_model_says(loaders, coco_lite):
-    "Size, normalisation and way back to the photo's pixels: `predict` on a photo that already has the model's size is torchvision's answer"
+    "Size, normalization and way back to the photo's pixels: `predict` on a photo that already has the model's size is torchvision's answer"
     f,theirs = coco_lite
     l = quiet(loaders, ssdlite320_mobilenet_v3_large, weights=f)
     photo = open_photo(loaders.records[1][0].path).resize((320,320))
@@ -307,7 +308,7 @@ def test_norms_settle_if_they_are_young(loaders, coco_lite):
     "Layers from the COCO file have seen enough and are left alone, new ones are not; momentum and counts are as before"
     sd = {k:torch.tensor(100_000) if k.endswith('num_batches_tracked') else v for k,v in coco_lite[1].state_dict().items()}
     l = quiet(loaders, ssdlite320_mobilenet_v3_large, weights=sd)
-    cb = next(c for c in l.cbs if isinstance(c,SettleNorms)); cb.learn = l
+    cb = next(c for c in l.cbs if isinstance(c,PreciseBatchNorm)); cb.learn = l
     norms = [m for m in l.model.modules() if isinstance(m,nn.BatchNorm2d)]
     young = norms[-1]; young.reset_running_stats()
     l.model.train(); was = [(m.running_mean.clone(),m.running_var.clone(),int(m.num_batches_tracked)) for m in norms]

@@ -2,7 +2,7 @@
 import os, signal, subprocess, sys
 import pytest, torch
 from ssd_fastai.all import *
-from ssd_fastai.resume import load_checked, save_atomic
+from ssd_fastai.train.resume import load_checked, save_atomic
 
 script = '''
 import os, signal, sys, warnings; warnings.simplefilter('ignore')

@@ -7,7 +7,14 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection import ssd as tvssd
 from torchvision.models import resnet18, resnet34, resnet50, vgg16_bn, mobilenet_v2, mobilenet_v3_large
-from ssd_fastai.all import DefaultBoxes, BoxCoder, TanhCoder, SSDLoss, SSD, centres, match, hard_negatives, box_iou, detect, ssd_body, ssd_2018, feature_grids, kmeans, fit_default_boxes, coverage, fastai2018_boxes, published_boxes, boxes_strides, warn_coverage
+from torchvision.ops import box_iou
+from ssd_fastai.data.boxes import BoxCoder, xyxy2cxcywh
+from ssd_fastai.published.ssd_2018 import TanhCoder, ssd_2018
+from ssd_fastai.ssd.anchors import DefaultBoxes, boxes_strides, coverage, fastai2018_boxes, fit_default_boxes, kmeans, published_boxes, warn_coverage
+from ssd_fastai.ssd.detect import detect
+from ssd_fastai.ssd.loss import SSDLoss, hard_negatives
+from ssd_fastai.ssd.match import match
+from ssd_fastai.ssd.model import SSD, feature_grids, ssd_body
 
 def boxes(n, g, small=.02):
     lo = torch.rand(n,2,generator=g)*.8
@@ -142,7 +149,7 @@ def test_2018():
     s,o = m.eval()(torch.zeros(1,3,224,224))
     assert s.shape==(1,189,4) and m.grids==[(4,4),(2,2),(1,1)] and abs(s.mean()+4)<.5
     d = fastai2018_boxes(); lim = TanhCoder(d.cells).decode(torch.full((189,4),99.), d.boxes)
-    assert torch.allclose(centres(lim)[:,:2]-centres(d.boxes)[:,:2], d.cells/2) and torch.allclose(centres(lim)[:,2:], centres(d.boxes)[:,2:]*1.5)
+    assert torch.allclose(xyxy2cxcywh(lim)[:,:2]-xyxy2cxcywh(d.boxes)[:,:2], d.cells/2) and torch.allclose(xyxy2cxcywh(lim)[:,2:], xyxy2cxcywh(d.boxes)[:,2:]*1.5)
 
 def test_wrong_sizes_and_strides():
     body = ssd_body(resnet18, [8,16,32], pretrained=False)
@@ -184,7 +191,7 @@ def test_dropout_is_there():
     for kw,n in ((dict(drop=0.),0),(dict(drop=.3),3),(dict(drop=.3,boosters=2),6)):
         assert sum(isinstance(m,nn.Dropout) and m.p==.3 for m in SSD(body,db,2,(64,64),**kw).modules())==n
 
-def test_identical_objects_get_neighbouring_boxes():
+def test_identical_objects_get_neighboring_boxes():
     d = DefaultBoxes([(20,20)],[[(.05,.05)]]).boxes; b = torch.tensor([[.101,.101,.149,.149]]*2)
     own = match(d,b); at = [((d[own==i][:,:2]+d[own==i][:,2:])/2) for i in (0,1)]
     assert all(len(a) for a in at) and (torch.cat(at)-.125).abs().max()<.06

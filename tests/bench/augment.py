@@ -4,7 +4,7 @@
 
 none: resize only. torchvision v2: the SSD recipe of torchvision's detection reference (photometric distortion, zoom out, IoU crop, flip),
 boxes without area left out as its `SanitizeBoundingBoxes` does. The others: `ssd_tfms`, with nothing changed; `flip_vert` adds a vertical
-flip, since a smear has no up. Same model, default boxes, optimiser, order of photos and number of steps in all.
+flip, since a smear has no up. Same model, default boxes, optimizer, order of photos and number of steps in all.
 """
 import sys, time, warnings
 warnings.filterwarnings('ignore')

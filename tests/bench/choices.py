@@ -10,6 +10,7 @@ import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from ssd_fastai.all import *
+from ssd_fastai.train.metrics import by_class
 from photos import bccd
 
 ours = dict(strides=(4,8,16))

@@ -12,6 +12,7 @@ warnings.filterwarnings('ignore')
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from ssd_fastai.all import *
+from ssd_fastai.data.block import BoxCategorize, record_boxes, record_photo
 
 def variants(ann, size):
     cat = BoxCategorize(ann.vocab)

@@ -9,7 +9,9 @@ import statistics, sys, time
 import torch
 from torchvision.models.detection import ssd300_vgg16 as tv_ssd300
 from torchvision.ops import box_iou
-from ssd_fastai.all import detect, published_boxes, BoxCoder
+from ssd_fastai.data.boxes import BoxCoder
+from ssd_fastai.ssd.anchors import published_boxes
+from ssd_fastai.ssd.detect import detect
 
 def outputs(kind, C, g, default, B=4):
     o,s = torch.randn(B,len(default),4,generator=g)*.3,torch.randn(B,len(default),C,generator=g)*.3

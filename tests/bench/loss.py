@@ -11,7 +11,9 @@ import torch
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
-from ssd_fastai.all import SSDLoss, published_boxes
+from ssd_fastai.ssd.anchors import published_boxes
+from ssd_fastai.ssd.loss import SSDLoss
+from ssd_fastai.ssd.loss_gpu import PaddedSSDLoss
 
 def scene(B, n, C, g, device):
     lo = torch.rand(B,n,2,generator=g)*.85; b = torch.cat([lo,(lo+.02+.13*torch.rand(B,n,2,generator=g)).clamp(max=1)],-1)
@@ -22,8 +24,8 @@ def main(rounds=15):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     tv = ssd300_vgg16(weights=None,weights_backbone=None).to(device); maps = [torch.zeros(1,1,k,k,device=device) for k in (38,19,10,5,3,1)]
     default = published_boxes('ssd300_coco').boxes.to(device)
-    losses = {'ours, its rules':SSDLoss(default,like='torchvision'), 'ours':SSDLoss(default,padded=False)}
-    if device=='cuda': losses['ours, padded'] = SSDLoss(default,padded=True,ignore=False)
+    losses = {'ours, its rules':SSDLoss(default,like='torchvision'), 'ours':SSDLoss(default)}
+    if device=='cuda': losses['ours, padded'] = PaddedSSDLoss(default,ignore=False)
     def torchvision(b, l, s, o):
         anchors = tv.anchor_generator(ImageList(torch.zeros(len(b),3,300,300,device=device),[(300,300)]*len(b)),maps)
         objs = [dict(boxes=x*300,labels=y) for x,y in zip(b,l)]

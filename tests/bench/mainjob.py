@@ -24,7 +24,7 @@ def job(root):
     return t,*map(float,m.groups())
 
 def runs(rounds=3, *others):
-    from ssd_fastai.sample import make_cells
+    from ssd_fastai.data.sample import make_cells
     make_cells()
     roots = [*map(Path,others),here]; res = {o:[] for o in roots}
     for i in range(rounds):
@@ -38,7 +38,7 @@ def parts():
     start = time.perf_counter()
     from fastai.callback.core import Callback
     from fastai.learner import defaults
-    from ssd_fastai.cli import ssd_train
+    from ssd_fastai.use.cli import ssd_train
     spent = dict(imports=time.perf_counter()-start)
     class Clock(Callback):
         "Adds up the time between the events of the training"
@@ -50,7 +50,7 @@ def parts():
         def after_pred(self): self._to('forward' if self.training else 'validation')
         def after_loss(self): self._to('loss' if self.training else 'validation')
         def before_step(self): self._to('backward')
-        def after_step(self): self._to('optimiser')
+        def after_step(self): self._to('optimizer')
         def after_batch(self): self._to('after the batch: bar, recorder' if self.training else 'validation')
         def after_train(self): self._to('after the batch: bar, recorder')
         def after_validate(self): self._to('validation')
@@ -63,7 +63,7 @@ def parts():
     print(f'{total:7.1f} s          all')
 
 def choices(seeds=3, data=None):
-    from ssd_fastai.cli import ssd_train
+    from ssd_fastai.use.cli import ssd_train
     for epochs,bs,lr in ((6,8,1e-3),(4,4,2e-3)):
         aps,cpu = [],time.process_time()
         for seed in range(seeds):

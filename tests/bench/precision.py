@@ -9,6 +9,7 @@ import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from ssd_fastai.all import *
+from ssd_fastai.train.precision import cpu_has_bf16, time_precisions
 from photos import sample
 
 def loaders(size, bs, n=32):

@@ -9,6 +9,7 @@ import sys, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
 from ssd_fastai.all import *
+from ssd_fastai.data.augment import zooms_of
 from photos import sample, bccd
 import ssd_fastai.all as lib
 

@@ -2,9 +2,9 @@
 
     python tests/bench/step.py [rounds] [steps in a round] [threads] [ssdlite,ssd300,resnet18]
 
-floor: forward, the sum of the outputs as a loss, backward, optimiser. plain: the same network with `SSDLoss`, in a plain PyTorch loop. Learner: the same
+floor: forward, the sum of the outputs as a loss, backward, optimizer. plain: the same network with `SSDLoss`, in a plain PyTorch loop. Learner: the same
 through `ssd_learner(…).fit`. torchvision: its own model of the same name, with its own loss. The same batch, already on the device and of the
-right size; AdamW of PyTorch; fp32, channels_last in all of them. Painted smears, three classes. `SettleNorms`, which
+right size; AdamW of PyTorch; fp32, channels_last in all of them. Painted smears, three classes. `PreciseBatchNorm`, which
 works after an epoch and not in a step, is left out. SSD300 at batch 4, SSDlite at batch 8, as
 well as a ResNet-18 SSD at 192x256, which torchvision does not have. On a GPU at batch 32, bf16 too.
 """
@@ -15,6 +15,7 @@ from fastai.optimizer import OptimWrapper
 from torchvision.models import detection as tv
 from torchvision.models.detection.image_list import ImageList
 from ssd_fastai.all import *
+from ssd_fastai.data.boxes import batch_boxes
 from photos import sample
 
 class Same:
@@ -41,7 +42,7 @@ def variants(arch, theirs, size, bs, n, amp):
     learn,plain,bare = new(),new(),new()
     dls = learn.dls; batch = dls.train.one_batch(); x,*y = (b.contiguous(memory_format=torch.channels_last) if b.ndim==4 else b for b in batch)
     dev = x.device.type; cast = lambda: torch.autocast(dev, torch.bfloat16, enabled=amp)
-    learn.dls = DataLoaders(Same(dls.train,(x,*y),n),Same(dls.train,(x,*y),1)); learn.add_cb(NoValid()); learn.remove_cbs([ProgressCallback,SettleNorms])
+    learn.dls = DataLoaders(Same(dls.train,(x,*y),n),Same(dls.train,(x,*y),1)); learn.add_cb(NoValid()); learn.remove_cbs([ProgressCallback,PreciseBatchNorm])
     def loop(model, loss):
         opt = torch.optim.AdamW(model.parameters(),1e-4); model.to(x.device,memory_format=torch.channels_last).train()
         def run():

@@ -5,11 +5,13 @@
 Photos from the sample, BCCD and a set of adversarial boxes (tiny, huge, at the edges, on top of each other, none at all) go through each
 recipe; the ledger raises at a transform whose sums do not agree. Counted again at the end, independently: boxes that are missing without a
 reason, outside the picture, of no area, and labels that occur twice or belong to no box of the photo (each object has a class of its own: its
-number). Whether a box is still on *its* object is what the painted colours of tests/test_geometry.py show.
+number). Whether a box is still on *its* object is what the painted colors of tests/test_geometry.py show.
 """
 import os, random, sys, warnings
 warnings.filterwarnings('ignore')
 from ssd_fastai.all import *
+from ssd_fastai.data.box_stats import BoxReport, Watched
+from ssd_fastai.data.policies import policies
 
 def adversarial(n=60):
     "Photos of odd sizes with nasty boxes"
@@ -50,7 +52,7 @@ def main(n=20000, size=(96,128), show=True):
     for sname,ann in sets.items():
         ann = numbered(ann)
         for rname,(items,batch) in rs.items():
-            led,done,bad = BoxLedger(),0,dict(unexplained=0,outside=0,**{'no area':0,'mismatch':0})
+            led,done,bad = BoxReport(),0,dict(unexplained=0,outside=0,**{'no area':0,'mismatch':0})
             while done<each:
                 part = Annotations(random.sample(ann.records,min(len(ann),each-done,60)),ann.vocab); done += len(part)
                 if not any(r.labels for r in part): part = Annotations(part.records+[next(r for r in ann if r.labels)],ann.vocab); done += 1
