@@ -158,7 +158,7 @@ def windows():
 
 @pytest.mark.parametrize('i,what', enumerate(['area','aspect','share of objects kept','left edge','zoomed out']))
 def test_same_windows_as_torchvision(windows, i, what):
-    from scipy.box_stats import ks_2samp
+    from scipy.stats import ks_2samp
     a,b = windows['tv'][i],windows['ours'][i]
     assert ks_2samp(a,b).pvalue>.005, (what,a.mean(),b.mean())
 
