@@ -61,7 +61,7 @@ def ssd_train(
     print(f'\nAverage precision on {len(valid)} photos that it was not trained on:\n{learn.ap_per_class().round(3).to_string()}')
     loss,ap,ap50 = learn.final_record[1:]
     print(f'loss {loss:.3f}   AP {ap:.3f}   AP50 {ap50:.3f}')
-    photo = valid[0].path if data else draw_smear(np.random.default_rng([seed,10**6]))[0]
+    photo = valid[0].path if data else draw_smear(np.random.default_rng([seed,1_000_117]))[0]
     det = learn.predict(photo)
     det.show(size=8).figure.savefig(out/'detections.png', bbox_inches='tight', dpi=110)
     learn.export('cells.pkl' if not data else 'detector.pkl')
