@@ -2,33 +2,39 @@
 
 Everything else is imported from its module, so that helpers never meet a reader's own names."""
 from fastai.vision.all import *
-from torchvision.models import (convnext_tiny, efficientnet_b0, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small, resnet18,
-                                resnet34, resnet50, resnet101, vgg16, vgg16_bn)
+from torchvision.models import (convnext_tiny, efficientnet_b0, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small,
+                                resnet18, resnet34, resnet50, resnet101, vgg16, vgg16_bn)
 
-from ssd_fastai.data.sample import cell_names, draw_smear, make_cells
+from ssd_fastai.data.sample import draw_smear, make_cells
 from ssd_fastai.data.boxes import BoxCoder, cxcywh2xyxy, show_boxes, xyxy2cxcywh
 from ssd_fastai.data.photos import BadPhoto, open_photo
 from ssd_fastai.data.annotations import Annotations, BoxWarning, Record, read_coco, read_voc
 from ssd_fastai.data.formats import read_csv, read_yolo
 from ssd_fastai.data.augment import BoxResize, ColorJitter, KeepInside, PaperWindow, RandomWindow, ssd_tfms
-from ssd_fastai.data.geometry import (BoxDihedral, BoxExpand, BoxFlip, BoxIoUCrop, BoxMoves, BoxRotate, BoxWarp, BoxZoom)
+from ssd_fastai.data.geometry import (BoxDihedral, BoxExpand, BoxFlip, BoxIoUCrop, BoxMoves, BoxRotate, BoxWarp,
+                                      BoxZoom)
 from ssd_fastai.data.policies import detection_autoaugment
 from ssd_fastai.data.block import BBoxDataBlock, BBoxDataLoaders, bbox_datablock
-from ssd_fastai.ssd.anchors import (DefaultBoxes, coverage, fastai2018_boxes, fit_default_boxes, published_boxes, show_coverage,
-                                    show_default_boxes)
+from ssd_fastai.ssd.anchors import (DefaultBoxes, coverage, fastai2018_boxes, fit_default_boxes, published_boxes,
+                                    show_coverage, show_default_boxes)
 from ssd_fastai.ssd.loss import SSDLoss, class_weights, loss_parts
 from ssd_fastai.ssd.loss_gpu import PaddedSSDLoss
 from ssd_fastai.ssd.model import SSD, SSDHead, class_priors, feature_grids, fitted_bias, prior_bias, ssd_body
 from ssd_fastai.ssd.detect import Detections, detect
-from ssd_fastai.train.metrics import CocoEvaluator, coco_metrics, coco_names
+from ssd_fastai.train.metrics import CocoEvaluator, coco_metrics
 from ssd_fastai.train.guards import NaNGuard
 from ssd_fastai.train.learner import SSDLearner, ssd_learner, ssd_split
 from ssd_fastai.train.lr import Inflection, lr_inflections, plot_inflections
 from ssd_fastai.train.groups import FreezeStats, GroupRates
 from ssd_fastai.train.resume import Resumable
 from ssd_fastai.published.layers import PreciseBatchNorm
-from ssd_fastai.published.models import (coco_classes, published_input, ssd300_vgg16, ssd512_vgg16, ssdlite320_mobilenet_v2,
-                                         ssdlite320_mobilenet_v3_large)
+from ssd_fastai.published.models import (coco_classes, published_input, ssd300_vgg16, ssd512_vgg16,
+                                         ssdlite320_mobilenet_v2, ssdlite320_mobilenet_v3_large)
 from ssd_fastai.published.ssd_2018 import TanhCoder, ssd_2018, ssd_learner_2018
 from ssd_fastai.use.settings import course_settings
-import ssd_fastai.data.box_stats, ssd_fastai.data.check, ssd_fastai.train.audit, ssd_fastai.train.distributed # methods only
+
+# Methods only: `dls.box_stats`, `annotations.check`, `learn.audit`, `learn.distrib`
+import ssd_fastai.data.box_stats
+import ssd_fastai.data.check
+import ssd_fastai.train.audit
+import ssd_fastai.train.distributed

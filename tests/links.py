@@ -1,10 +1,11 @@
-"Write the links to the previous and the next notebook, and the sidebar of the docs: `python tests/links.py [notebook …]`"
+"Write the links between notebooks and the sidebar of the docs: `python tests/links.py [notebook …]`"
 import json, re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
-titles = dict(course='The course', data='data: photos and boxes', ssd='ssd: the detector', train='train: learning and measuring',
-              published='published: detectors by name', use='use: mistakes, export, command line')
+titles = dict(course='The course', data='data: photos and boxes', ssd='ssd: the detector',
+              train='train: learning and measuring', published='published: detectors by name',
+              use='use: away from the notebook')
 
 def reading_order()->list:
     "All notebooks: the README, the course, then the parts of the library"
@@ -26,14 +27,16 @@ def nav(nb:Path)->str:
     on = [f'{link(nb, order[i+1])} →'] if i+1<len(order) else []
     return ' · '.join(back+on)
 
-def has_code(cell): return cell['cell_type']=='code' and not ''.join(cell['source']).lstrip().startswith('#| hide')
+def is_seen(cell)->bool:
+    "Do readers see a cell?"
+    return cell['cell_type']=='markdown' or not ''.join(cell['source']).lstrip().startswith('#| hide')
 
 def with_nav(
     nb:Path, # A notebook
 )->str: # Its text with the links in a cell of the id `nav`, after the last cell that readers see
     d = json.loads(nb.read_text(encoding='utf-8'))
     cells = [c for c in d['cells'] if c.get('id')!='nav']
-    seen = [i for i,c in enumerate(cells) if c['cell_type']=='markdown' or has_code(c)]
+    seen = [i for i,c in enumerate(cells) if is_seen(c)]
     cells.insert(seen[-1]+1, dict(cell_type='markdown', id='nav', metadata={}, source=[nav(nb)]))
     return json.dumps({**d,'cells':cells}, ensure_ascii=False, indent=1, sort_keys=True) + '\n'
 
@@ -54,5 +57,6 @@ def broken_links(
     return [o for o in to if o and '://' not in o and not o.startswith('mailto:') and not (folder/o).exists()]
 
 if __name__=='__main__':
-    for nb in [Path(o).resolve() for o in sys.argv[1:]] or reading_order(): nb.write_text(with_nav(nb), encoding='utf-8')
+    chosen = [Path(o).resolve() for o in sys.argv[1:]]
+    for nb in chosen or reading_order(): nb.write_text(with_nav(nb), encoding='utf-8')
     (root/'nbs/sidebar.yml').write_text(sidebar())

@@ -65,7 +65,10 @@ def prepared(tmp_path_factory):
     for f in ('nbs','ssd_fastai'): shutil.copytree(root/f, to/f, ignore=shutil.ignore_patterns('__pycache__','.*'))
     for f in ('pyproject.toml','README.md','LICENSE'): shutil.copy(root/f, to)
     (to/'nbs/index.ipynb').touch() # newer than README.md: nbdev would write that again
-    prepare = 'import nbdev.test; from nbdev.quarto import prepare; nbdev.test.nbdev_test.__wrapped__ = print; prepare.__wrapped__()'
+    prepare = '''import nbdev.test
+from nbdev.quarto import prepare
+nbdev.test.nbdev_test.__wrapped__ = print
+prepare.__wrapped__()'''
     subprocess.run([sys.executable,'-c',prepare], cwd=to, check=True, capture_output=True)
     return to
 
@@ -142,7 +145,9 @@ def test_typed_name_is_documented(name):
 @pytest.mark.parametrize('name', typed())
 def test_typed_name_shadows_nothing(name): assert not hasattr(vision, name) and not hasattr(builtins, name)
 
-def modules(): return [importlib.import_module(f'ssd_fastai.{default_exp(nb)}') for nb in nbs if default_exp(nb)!='__main__']
+def modules():
+    names = [default_exp(nb) for nb in nbs]
+    return [importlib.import_module(f'ssd_fastai.{n}') for n in names if n!='__main__']
 
 def patched(m):
     "Public methods that a module adds to classes: (name, function)"
@@ -175,7 +180,8 @@ def parameters(f):
     c = f.__code__
     return [o for o in c.co_varnames[:c.co_argcount+c.co_kwonlyargcount] if o not in ('self','cls')]
 
-def without_docments(): return [f'{m}.{k}: {p}' for m,k,f in public() for p in parameters(f) if not docments(f).get(p)]
+def without_docments():
+    return [f'{m}.{k}: {p}' for m,k,f in public() for p in parameters(f) if not docments(f).get(p)]
 
 def test_public_parameters_have_docments():
     assert sum(len(parameters(f)) for *_,f in public())>300
