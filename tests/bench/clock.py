@@ -21,7 +21,7 @@ def train_quietly(learn, fit, *args, **kwargs):
     with learn.no_bar(),learn.no_logging(): getattr(learn, fit)(*args, **kwargs)
     return learn
 
-def rounded(row): return {k:round(v,3) if isinstance(v,float) else v for k,v in row.items()}
+def rounded(row): return {k:float(round(v,3)) if isinstance(v,float) else v for k,v in row.items()}
 
 def spread(df, by, cols=('AP','AP50')):
     "Mean, smallest and largest value of some columns"
