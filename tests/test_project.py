@@ -122,6 +122,8 @@ def test_notebook_is_presentable(nb):
     code = [c for c in cells if c['cell_type']=='code']
     assert nb.stat().st_size<1_500_000, 'stored outputs are too large'
     assert not any(o['output_type']=='error' for c in code for o in c['outputs'])
+    assert not [c['id'] for c in code if '\\r' in json.dumps(c['outputs'])], 'a progress bar: run it in Jupyter'
+    assert not [c['id'] for c in code if f'{Path.home()}/' in json.dumps(c['outputs'])], 'a path of this machine'
     assert any(c['outputs'] for c in code), 'no stored outputs: nbdev-test --save'
     assert len(cells)<=70
 
