@@ -12,7 +12,7 @@ def scene(size=(60,40), seed=0):
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 def with_exif(f, value, kind=3, size=(60,40)):
-    "A JPEG whose EXIF orientation is `value`, written byte by byte: kind 3 is a short, 4 a long, 2 a text, 5 a fraction"
+    "A JPEG whose EXIF orientation is `value`, byte by byte: kind 3 is a short, 4 a long, 2 a text, 5 a fraction"
     data,tail = struct.pack('<I', value) if kind<5 and kind!=2 else b'\0\0\0\0',b''
     if kind==2: data = str(value).encode().ljust(4, b'\0')
     if kind==5: data,tail = struct.pack('<I', 26),struct.pack('<II', value, 1)
@@ -49,7 +49,8 @@ def test_size_and_photo_agree_for_every_exif_value(tmp_path, value, kind):
 @pytest.mark.parametrize('ext', ['jpg','png','tif','webp'])
 def test_every_kind_of_file_is_turned_once(tmp_path, o, ext):
     "Oracle: the picture that was turned the other way before it was stored"
-    back = {2:'FLIP_LEFT_RIGHT',3:'ROTATE_180',4:'FLIP_TOP_BOTTOM',5:'TRANSPOSE',6:'ROTATE_90',7:'TRANSVERSE',8:'ROTATE_270'}
+    back = {2:'FLIP_LEFT_RIGHT', 3:'ROTATE_180', 4:'FLIP_TOP_BOTTOM',
+            5:'TRANSPOSE', 6:'ROTATE_90', 7:'TRANSVERSE', 8:'ROTATE_270'}
     seen = scene()
     stored = seen.transpose(Image.Transpose[back[o]]) if o>1 else seen
     exif = Image.Exif()
@@ -79,12 +80,14 @@ def test_damaged_exif_is_ignored(tmp_path):
 # How deep it is
 
 ramp = np.linspace(0, 1, 60*40).reshape(40,60)
-depths = {'float 0 to 1':(ramp.astype('f'),True), 'float 0 to 255':((ramp*255).astype('f'),True), 'float -1 to 1':((ramp*2-1).astype('f'),True),
-          'float of reflectances':((ramp*.04).astype('f'),True), 'float of meters':((ramp*3000+200).astype('f'),True),
-          'int32 0 to 255':((ramp*255).astype('i4'),True), 'int32 0 to 100000':((ramp*1e5).astype('i4'),True),
-          'int32 below zero':((ramp*500-250).astype('i4'),True), 'int32 of 16 bits':((ramp*65535).astype('i4'),True),
-          '8 bits in 16':((ramp*255).astype('u2'),True), '10 bits in 16':((ramp*1023).astype('u2'),True),
-          '12 bits in 16':((ramp*4095).astype('u2'),True), '14 bits in 16':((ramp*16383).astype('u2'),True), '16 bits':((ramp*65535).astype('u2'),False)}
+depths = { # values, is it told?
+    'float 0 to 1':(ramp.astype('f'),True), 'float 0 to 255':((ramp*255).astype('f'),True),
+    'float -1 to 1':((ramp*2-1).astype('f'),True), 'float of reflectances':((ramp*.04).astype('f'),True),
+    'float of meters':((ramp*3000+200).astype('f'),True), 'int32 0 to 255':((ramp*255).astype('i4'),True),
+    'int32 0 to 100000':((ramp*1e5).astype('i4'),True), 'int32 below zero':((ramp*500-250).astype('i4'),True),
+    'int32 of 16 bits':((ramp*65535).astype('i4'),True), '8 bits in 16':((ramp*255).astype('u2'),True),
+    '10 bits in 16':((ramp*1023).astype('u2'),True), '12 bits in 16':((ramp*4095).astype('u2'),True),
+    '14 bits in 16':((ramp*16383).astype('u2'),True), '16 bits':((ramp*65535).astype('u2'),False)}
 
 @pytest.mark.parametrize('name', depths)
 def test_deep_photos_are_neither_black_nor_white(tmp_path, name):
@@ -164,7 +167,8 @@ def test_a_photo_that_changed_is_told_when_it_is_opened(tmp_path):
     r = Record(tmp_path/'a.png', (60,40), [[1,1,20,20]], ['x'])
     assert open_photo(r.path, r.size).size==r.size
     scene((80,40)).save(tmp_path/'a.png')
-    with pytest.raises(BadPhoto, match='a.png is 80×40 pixels, but was 60×40 when its labels were read'): open_photo(r.path, r.size)
+    with pytest.raises(BadPhoto, match='a.png is 80×40 pixels, but was 60×40 when its labels were read'):
+        open_photo(r.path, r.size)
 
 def test_a_photo_that_changed_stops_training(tmp_path):
     for i in range(4): scene(seed=i).save(tmp_path/f'{i}.png')
@@ -173,7 +177,8 @@ def test_a_photo_that_changed_stops_training(tmp_path):
     scene((40,60)).save(tmp_path/'3.png')
     with pytest.raises(BadPhoto, match='3.png is 40×60'): dls.valid.one_batch()
 
-broken = dict(text=b'no photo', empty=b'', heic=b'\0\0\0\x18ftypheic', gif=b'GIF89a\x05\0\x05\0', tif=b'II*\0\x08\0\0\0\xff\xff'+b'\xff'*40)
+broken = dict(text=b'no photo', empty=b'', heic=b'\0\0\0\x18ftypheic', gif=b'GIF89a\x05\0\x05\0',
+              tif=b'II*\0\x08\0\0\0\xff\xff'+b'\xff'*40)
 
 @pytest.mark.parametrize('name', broken)
 def test_broken_files_are_named(tmp_path, name):
@@ -221,12 +226,14 @@ def read_one(tmp_path, o, size, box, said=None):
     flat(size, box).save(tmp_path/'a.jpg', exif=exif, quality=95)
     x0,y0,x1,y1 = box
     im = dict(id=1, file_name='a.jpg', **(dict(width=said[0],height=said[1]) if said else {}))
-    d = dict(images=[im], categories=[dict(id=1,name='x')], annotations=[dict(id=1,image_id=1,category_id=1,bbox=[x0,y0,x1-x0,y1-y0])])
+    ann = dict(id=1, image_id=1, category_id=1, bbox=[x0,y0,x1-x0,y1-y0])
+    d = dict(images=[im], categories=[dict(id=1,name='x')], annotations=[ann])
     (tmp_path/'a.json').write_text(json.dumps(d))
     return read_coco(tmp_path/'a.json', tmp_path)
 
-unturned = [(6,(96,64),(5,5,25,25),(96,64)), (3,(96,64),(5,5,25,25),(96,64)), (6,(64,64),(5,5,25,25),(64,64)), (6,(96,64),(5,5,25,25),None),
-            (8,(96,64),(60,20,90,40),None), (2,(96,64),(5,5,25,25),(96,64)), (4,(96,64),(40,4,70,20),None)]
+unturned = [(6,(96,64),(5,5,25,25),(96,64)), (3,(96,64),(5,5,25,25),(96,64)), (6,(64,64),(5,5,25,25),(64,64)),
+            (6,(96,64),(5,5,25,25),None), (8,(96,64),(60,20,90,40),None),
+            (2,(96,64),(5,5,25,25),(96,64)), (4,(96,64),(40,4,70,20),None)]
 
 @pytest.mark.parametrize('o,size,box,said', unturned)
 def test_labels_of_the_stored_photo_are_refused_and_both_remedies_work(tmp_path, o, size, box, said):
@@ -271,7 +278,7 @@ def test_look_alikes_equal_comparing_each_with_each(cells):
     assert all(len(o)==min(2,len(g)) and o[0]==i for i,(o,g) in enumerate(zip(few,got)))
 
 def test_a_chain_of_frames_is_one_group(tmp_path):
-    for i in range(12): scene().point(lambda v: v//2+i*2).save(tmp_path/f'{i:02}.png')   # each frame is a little brighter
+    for i in range(12): scene().point(lambda v: v//2+i*2).save(tmp_path/f'{i:02}.png') # each a little brighter
     scene(seed=5).save(tmp_path/'other.png')
     (tmp_path/'text.png').write_text('no photo')
     files = [*sorted(tmp_path.glob('[0-9]*.png')), tmp_path/'other.png', tmp_path/'text.png', tmp_path/'gone.png']
