@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .photos import BadPhoto, photo_size
+from .photos import BadPhoto, photo_groups, photo_layout, unturned_labels
 
 # %% ../../nbs/data/03_annotations.ipynb #93990940
 @dataclass
@@ -86,9 +86,15 @@ def finish(
 )->Annotations:
     "Check photos, clean boxes and build `Annotations`: what every reader ends with"
     recs,probs,bad = [],[],[]
+    turned = 0
     for path,size,boxes,labels,name,flags in raw:
-        try: real = photo_size(path)
+        try: real,o = photo_layout(path)
         except (OSError,BadPhoto) as e: bad.append(str(e)); probs.append((Path(path).name,'','photo missing or unreadable','left out')); continue
+        turned += o>1
+        if (why := unturned_labels(path, boxes, o, real, size, look=turned<=30)): # thirty are enough: a tool does so always or never
+            bad.append(why)
+            probs.append((Path(path).name,'','labeled as it is stored, before EXIF turns it','left out'))
+            continue
         if size and tuple(size)!=real and min(size)>0:
             bad.append(f'{name} says {size[0]}×{size[1]} pixels, but {Path(path).name} has {real[0]}×{real[1]}: the boxes belong to another version of the photo. '
                        'Put that version back, or label it again.'); probs.append((Path(path).name,'','other size than its label file says','left out')); continue
@@ -193,17 +199,19 @@ def stratify(
     classes:list, # For each photo, the set of classes on it
     valid_pct:float, # Share for validation
     seed:int, # The same seed gives the same split
+    sizes:list=None, # Number of photos behind each entry of `classes`; default: one
 )->np.ndarray: # (n,) is the photo for validation?
     "Deal photos to two sides, rarest class first, so that each side gets its share of every class"
     rng,n,share = np.random.default_rng(seed),len(classes),(1-valid_pct,valid_pct)
-    total = Counter(c for s in classes for c in s)
+    sizes = [1]*n if sizes is None else sizes
+    photos,total = sum(sizes),Counter(c for s,k in zip(classes,sizes) for c in list(s)*k)
     lack = [{c:max(k*p,float(k>1)) for c,k in total.items()} for p in share]     # photos of each class that a side should still get: one at least
-    room,side = [n-round(n*valid_pct),round(n*valid_pct)],np.full(n,-1)
+    room,side = [photos-round(photos*valid_pct),round(photos*valid_pct)],np.full(n,-1)
     def deal(i, c=None):
-        open_ = [s for s in (0,1) if room[s]]
+        open_ = [s for s in (0,1) if room[s]>=sizes[i]] or [int(np.argmax(room))]
         to = max(open_, key=lambda s:(lack[s][c] if c is not None else 0, room[s]/share[s]))
-        side[i] = to; room[to] -= 1
-        for o in classes[i]: lack[to][o] -= 1
+        side[i] = to; room[to] -= sizes[i]
+        for o in classes[i]: lack[to][o] -= sizes[i]
     for c,_ in sorted(total.items(), key=lambda o:(o[1],str(o[0]))):
         for i in rng.permutation([i for i in range(n) if side[i]<0 and c in classes[i]]): deal(i,c)
     for i in rng.permutation(np.flatnonzero(side<0)): deal(i)
@@ -213,9 +221,16 @@ def stratify(
 def split(self:Annotations,
     valid_pct:float=.2, # Share of the photos for the second part
     seed:int=42, # The same seed gives the same split
+    together:bool=True, # Keep copies and near-duplicates on one side? This opens each photo
 )->tuple: # (train, valid), both with the vocabulary of the whole
     "Two parts of the data set, at random, with rare classes on both sides"
     n = int(round(len(self)*valid_pct))
     if not 0<n<len(self): raise ValueError(f'{len(self)} photos with valid_pct={valid_pct} leave one side empty: use more photos, or another share')
-    val = stratify([set(r.labels) for r in self.records], valid_pct, seed)
+    groups = photo_groups([r.path for r in self]) if together else [[i] for i in range(len(self))]
+    if len(groups)<2: raise ValueError('All photos look the same: with together=False they are split all the same, but AP will mean little')
+    sizes = [len(g) for g in groups]
+    side = stratify([{l for i in g for l in self[i].labels} for g in groups], valid_pct, seed, sizes)
+    if side.all() or not side.any(): side[np.argmin(sizes)] ^= True # one group is nearly everything
+    val = np.zeros(len(self), dtype=bool)
+    for g,s in zip(groups,side): val[g] = s
     return tuple(Annotations([r for r,v in zip(self.records,val) if v==k], self.vocab, self.problems) for k in (False,True))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from fastai.vision.all import *
 from .annotations import Record, Annotations, clean, read_coco, read_voc
+from .check import set_rows
 from .photos import open_photo
 from .formats import read_csv, read_yolo
 from .boxes import batch_boxes, palette, show_boxes
@@ -23,7 +24,7 @@ from .augment import BoxResize, KeepInside, ssd_tfms
 # %% ../../nbs/data/09_block.ipynb #196091d0
 def record_photo(r:Record)->PILImage: # The photo of a record, the right way up
     "Open the photo of a record"
-    return PILImage(open_photo(r.path))
+    return PILImage(open_photo(r.path, r.size))
 
 def record_boxes(r:Record)->TensorBBox: # (n, 4) corners in pixels of the photo
     "The boxes of a record"
@@ -119,6 +120,7 @@ def bbox_datablock(
 def check_pair(
     train:Annotations, # For training
     valid:Annotations, # For validation
+    ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
 ):
     "Raise or warn about what would fail later: no photos, or classes that do not match"
     for n,a in (('train',train),('valid',valid)):
@@ -135,6 +137,7 @@ def check_pair(
                                                       'Is it spelled differently? If it is new, move some photos with it to `train`.')
     both = {r.path for r in train} & {r.path for r in valid}
     if both: warnings.warn(f'{len(both)} photos are in `train` and in `valid` ({sorted(both)[0].name}, say): AP will look better than it is', stacklevel=3)
+    for _,_,what,then in set_rows(train, valid, ignore): warnings.warn(f'{what}: {then}', stacklevel=3)
     for l in train.vocab:
         if not any(l in r.labels for r in train): warnings.warn(f"`train` has no object of the class '{l}': it cannot be learned", stacklevel=3)
 
@@ -153,7 +156,7 @@ def from_annotations(cls:BBoxDataLoaders,
     device=None, # Default: the GPU if there is one
 )->BBoxDataLoaders: # Ready for `ssd_learner`
     "DataLoaders from two sets of annotations"
-    check_pair(train, valid)
+    check_pair(train, valid, ignore)
     if len(train)<bs: warnings.warn(f'{len(train)} photos are less than one batch of {bs}: using bs={len(train)}', stacklevel=2); bs = len(train)
     if num_workers is None and not torch.cuda.is_available(): num_workers = 0
     n = len(train)

@@ -17,24 +17,30 @@ from fastcore.basics import store_attr
 # %% ../../nbs/data/01_boxes.ipynb #cc96bfa0
 palette = ['#e6194b','#4363d8','#111111','#3cb44b','#f58231','#911eb4','#008080','#9a6324','#f032e6','#808000']
 
+def _show_box(ax, box, color, text):
+    x0,y0,x1,y1 = box
+    ax.add_patch(plt.Rectangle((x0,y0), x1-x0, y1-y0, fill=False, ec=color, lw=1.3))
+    halo = [patheffects.withStroke(linewidth=1.5, foreground='white')]
+    if text: ax.text(x0, max(y0-1,0), text, fontsize=6, color=color, va='bottom', path_effects=halo)
+
 def show_boxes(
     img, # What `imshow` takes: a PIL image, or an array (h, w, 3)
     boxes, # (n, 4) corners in pixels of `img`
-    labels=(), # n texts; may be empty
-    classes=(), # n numbers that choose the colors; may be empty
-    ax=None, # Where to draw
-    title:str=None, # Title
+    labels:list=(), # n texts; may be empty
+    classes:list=(), # n numbers that choose the colors; may be empty
+    ax:plt.Axes=None, # Where to draw; default: a new figure
+    title:str=None, # Above the photo
     size:float=4., # Width of a new figure, inches
-): # The axes
+)->plt.Axes: # Where it was drawn
     "Draw boxes on a photo"
     h,w = np.asarray(img).shape[:2]
     if ax is None: ax = plt.subplots(figsize=(size,size*h/w))[1]
-    ax.imshow(img); ax.axis('off')
+    ax.imshow(img)
+    ax.axis('off')
     if title: ax.set_title(title, fontsize=8)
-    for i,(x0,y0,x1,y1) in enumerate(np.asarray(boxes,dtype=float).reshape(-1,4)):
-        c = palette[int(classes[i])%len(palette)] if len(classes) else palette[0]
-        ax.add_patch(plt.Rectangle((x0,y0),x1-x0,y1-y0,fill=False,ec=c,lw=1.3))
-        if len(labels): ax.text(x0,max(y0-1,0),labels[i],fontsize=6,color=c,va='bottom',path_effects=[patheffects.withStroke(linewidth=1.5,foreground='white')])
+    for i,box in enumerate(np.asarray(boxes,dtype=float).reshape(-1,4)):
+        color = palette[int(classes[i])%len(palette)] if len(classes) else palette[0]
+        _show_box(ax, box, color, labels[i] if len(labels) else '')
     return ax
 
 # %% ../../nbs/data/01_boxes.ipynb #03608190
@@ -66,17 +72,23 @@ class BoxCoder:
         weights:tuple=(10.,10.,5.,5.), # Factors of tx, ty, tw, th
         clip:float=math.log(1000/16), # Largest stretch, as a logarithm
     ): store_attr()
+
     def encode(self,
         b:Tensor, # (..., 4) boxes, corners
         default:Tensor, # (..., 4) default boxes, corners, same unit
     )->Tensor: # (..., 4) offsets tx,ty,tw,th
         "The offsets that turn `default` into `b`"
         b,d = xyxy2cxcywh(b),xyxy2cxcywh(default)
-        return torch.cat([(b[...,:2]-d[...,:2])/d[...,2:], (b[...,2:].clamp(min=1e-6)/d[...,2:]).log()], -1)*b.new_tensor(self.weights)
+        shift = (b[...,:2]-d[...,:2])/d[...,2:]
+        stretch = (b[...,2:].clamp(min=1e-6)/d[...,2:]).log()
+        return torch.cat([shift,stretch], -1)*b.new_tensor(self.weights)
+
     def decode(self,
-        t:Tensor, # (..., 4) offsets
+        t:Tensor, # (..., 4) offsets tx,ty,tw,th
         default:Tensor, # (..., 4) default boxes, corners
     )->Tensor: # (..., 4) boxes, corners, same unit as `default`
         "The boxes that the offsets `t` make of `default`"
         d,t = xyxy2cxcywh(default),t/t.new_tensor(self.weights)
-        return cxcywh2xyxy(torch.cat([d[...,:2]+t[...,:2]*d[...,2:], d[...,2:]*t[...,2:].clamp(max=self.clip).exp()], -1))
+        center = d[...,:2]+t[...,:2]*d[...,2:]
+        size = d[...,2:]*t[...,2:].clamp(max=self.clip).exp()
+        return cxcywh2xyxy(torch.cat([center,size], -1))

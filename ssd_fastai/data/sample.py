@@ -21,7 +21,7 @@ def blob(
     cy:float, # Center, in pixels from the top
     r:float, # Mean radius in pixels
     size:tuple, # (width, height) of the picture
-    wobble:float=.05, # How far the edge strays from a circle, as a share of `r`
+    wobble:float=.05, # How far the edge strays from a circle, as a fraction of `r`
     squash:float=1., # Height over width
     soft:float=1., # Width of the edge in pixels
 )->np.ndarray: # (height, width) float32: 1 inside, 0 outside
@@ -29,13 +29,13 @@ def blob(
     waves = [(k,rng.normal(0,wobble/k),rng.uniform(0,6.28)) for k in (2,3,4)]
     res = np.zeros((size[1],size[0]), np.float32)
     reach = 1.5*r+5*soft # further out the mask is 0
-    x0,x1 = np.clip([cx-reach,cx+reach],0,size[0]).astype(int)
-    y0,y1 = np.clip([cy-reach,cy+reach],0,size[1]).astype(int)
+    x0,x1 = np.clip([cx-reach,cx+reach], 0, size[0]).astype(int)
+    y0,y1 = np.clip([cy-reach,cy+reach], 0, size[1]).astype(int)
     y,x = np.ogrid[y0:y1, x0:x1]
-    dx,dy = x+.5-cx, (y+.5-cy)/squash
-    ang,dist = np.arctan2(dy,dx), np.hypot(dx,dy)
-    edge = r*(1 + sum(a*np.cos(k*ang+p) for k,a,p in waves))
-    res[y0:y1,x0:x1] = 1/(1+np.exp(np.clip((dist-edge)/soft*2, -30, 30)))
+    dx,dy = x+.5-cx,(y+.5-cy)/squash
+    angle,dist = np.arctan2(dy,dx),np.hypot(dx,dy)
+    edge = r*(1 + sum(a*np.cos(k*angle+p) for k,a,p in waves))
+    res[y0:y1, x0:x1] = 1/(1+np.exp(np.clip((dist-edge)/soft*2, -30, 30)))
     return res
 
 # %% ../../nbs/data/00_sample.ipynb #57347a30
@@ -44,37 +44,61 @@ def mask_box(
 )->list: # [x0,y0,x1,y1] in pixels, or [] if nothing is inside
     "The box around the part of a mask above one half"
     xs,ys = (np.flatnonzero((m>.5).any(i)) for i in (0,1))
-    return [int(xs[0]),int(ys[0]),int(xs[-1])+1,int(ys[-1])+1] if len(xs) else []
+    if not len(xs): return []
+    return [int(xs[0]),int(ys[0]),int(xs[-1])+1,int(ys[-1])+1]
 
 # %% ../../nbs/data/00_sample.ipynb #11f36380
-def _tint(img, m, color, strength=1.):
+def _tint(img, m, color, strength=1.): # Only where the mask is more than next to nothing
     b = mask_box(m>.004)
     if not b: return
     part = np.s_[b[1]:b[3], b[0]:b[2]]
     img[part] += (m[part]*strength)[...,None]*(np.asarray(color,dtype=np.float32)-img[part])
 
-def paint_rbc(img, rng, cx, cy, r, stain):
-    "Paint a red cell: a pink disc with a pale middle; returns its mask"
+def paint_rbc(
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    rng:np.random.Generator, # Source of randomness
+    cx:float, # Center, in pixels from the left
+    cy:float, # Center, in pixels from the top
+    r:float, # Radius in pixels
+    stain:np.ndarray, # (3,) how strongly the dye colors red, green and blue
+)->np.ndarray: # (h, w) mask, 0 to 1
+    "Paint a red cell: a pink disc with a pale middle"
     size = img.shape[1],img.shape[0]
     m = blob(rng, cx, cy, r, size, .04, rng.uniform(.86,1.12))
     _tint(img, m, stain*[.86,.60,.60], .8)
-    pale = blob(rng, cx+rng.normal(0,r*.08), cy+rng.normal(0,r*.08), r*rng.uniform(.3,.5), size, .08, soft=r*.3)
+    px,py = cx+rng.normal(0,r*.08),cy+rng.normal(0,r*.08)
+    pale = blob(rng, px, py, r*rng.uniform(.3,.5), size, .08, soft=r*.3)
     _tint(img, pale*m, [.93,.82,.80], rng.uniform(.2,.8))
     return m
 
-def paint_wbc(img, rng, cx, cy, r, stain):
-    "Paint a white cell: pale violet around a dark nucleus with lobes; returns its mask"
+# %% ../../nbs/data/00_sample.ipynb #00629ffd
+def paint_wbc(
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    rng:np.random.Generator, # Source of randomness
+    cx:float, # Center, in pixels from the left
+    cy:float, # Center, in pixels from the top
+    r:float, # Radius in pixels
+    stain:np.ndarray, # (3,) how strongly the dye colors red, green and blue
+)->np.ndarray: # (h, w) mask, 0 to 1
+    "Paint a white cell: pale violet around a dark nucleus with lobes"
     size = img.shape[1],img.shape[0]
     m = blob(rng, cx, cy, r, size, .07, rng.uniform(.88,1.1))
     _tint(img, m, stain*[.76,.68,.82], .9)
     for _ in range(rng.integers(2,5)):
-        a,d = rng.uniform(0,6.28), r*rng.uniform(.1,.38)
+        a,d = rng.uniform(0,6.28),r*rng.uniform(.1,.38)
         lobe = blob(rng, cx+d*np.cos(a), cy+d*np.sin(a), r*rng.uniform(.38,.55), size, .1)
         _tint(img, lobe*m, stain*[.42,.25,.58], .85)
     return m
 
-def paint_platelet(img, rng, cx, cy, r, stain):
-    "Paint a platelet: a violet crumb; returns its mask"
+def paint_platelet(
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    rng:np.random.Generator, # Source of randomness
+    cx:float, # Center, in pixels from the left
+    cy:float, # Center, in pixels from the top
+    r:float, # Radius in pixels
+    stain:np.ndarray, # (3,) how strongly the dye colors red, green and blue
+)->np.ndarray: # (h, w) mask, 0 to 1
+    "Paint a platelet: a violet crumb"
     size = img.shape[1],img.shape[0]
     m = blob(rng, cx, cy, r, size, .15, rng.uniform(.7,1.3))
     _tint(img, m, stain*[.58,.42,.68], .85)
@@ -87,7 +111,7 @@ def free_spot(
     r:float, # Radius of the new cell in pixels
     others:list, # (cx, cy, r) of the cells already there
     size:tuple, # (width, height) of the photo
-    gap:float=.8, # Closest centers allowed, as a share of the two radii: under 1 they overlap
+    gap:float=.8, # Closest centers allowed, as a fraction of the two radii: under 1 they overlap
     tries:int=30, # Give up after so many
 ): # (cx, cy), or None when the photo is full
     "A place for a cell that leaves it, and the cells already there, in sight"
@@ -99,8 +123,9 @@ def free_spot(
 cell_names = ['RBC', 'WBC', 'Platelets']
 
 def _plan(rng): # names and radii; large cells and platelets first, or they would find no room
-    return ([('WBC',37)]*rng.choice(3,p=[.25,.6,.15]) + [('Platelets',9)]*rng.choice(5,p=[.2,.25,.25,.2,.1])
-            + [('RBC',24)]*int(rng.integers(5,16)))
+    n_wbc = rng.choice(3, p=[.25,.6,.15])
+    n_platelets = rng.choice(5, p=[.2,.25,.25,.2,.1])
+    return [('WBC',37)]*n_wbc + [('Platelets',9)]*n_platelets + [('RBC',24)]*int(rng.integers(5,16))
 
 def _place(plan, rng, scale, size): # (name, x, y, radius) of the cells that found a place
     res = []
@@ -110,11 +135,13 @@ def _place(plan, rng, scale, size): # (name, x, y, radius) of the cells that fou
         if at: res.append((name,*at,r))
     return res
 
+# %% ../../nbs/data/00_sample.ipynb #731fe8a7
 def _camera(img, rng): # uneven light, a lens a little out of focus, noise
     h,w = img.shape[:2]
     slope = np.linspace(-1,1,w)*rng.normal(0,.05) + (np.linspace(-1,1,h)*rng.normal(0,.05))[:,None]
     img *= (1+slope)[...,None]*rng.uniform(.85,1.05)
-    im = Image.fromarray((img.clip(0,1)*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(.2,1.1)))
+    im = Image.fromarray((img.clip(0,1)*255).astype(np.uint8))
+    im = im.filter(ImageFilter.GaussianBlur(rng.uniform(.2,1.1)))
     noisy = np.asarray(im) + rng.uniform(1,6)*rng.standard_normal((h,w,3), dtype=np.float32)
     return Image.fromarray(noisy.clip(0,255).astype(np.uint8))
 
@@ -126,52 +153,74 @@ def draw_smear(
 ): # (PIL image, boxes as [[x0,y0,x1,y1]], names)
     "One photo of a blood smear with its boxes"
     w,h = size
-    stain,scale = rng.uniform(.88,1.1,3), rng.uniform(.88,1.12)*w/320
+    stain,scale = rng.uniform(.88,1.1,3),rng.uniform(.88,1.12)*w/320
     img = np.tile(np.float32([.93,.90,.84])*rng.uniform(.94,1.04,3).astype(np.float32), (h,w,1))
-    for _ in range(rng.integers(0,8)): _tint(img, blob(rng,rng.uniform(0,w),rng.uniform(0,h),rng.uniform(.8,2.2),size,.3), [.6,.55,.5], .5)
+    for _ in range(rng.integers(0,8)): # specks of dirt
+        speck = blob(rng, rng.uniform(0,w), rng.uniform(0,h), rng.uniform(.8,2.2), size, .3)
+        _tint(img, speck, [.6,.55,.5], .5)
     cells = [] if empty else _place(_plan(rng), rng, scale, size)
     paint = dict(RBC=paint_rbc, WBC=paint_wbc, Platelets=paint_platelet)
-    boxes = [mask_box(paint[n](img,rng,x,y,r,stain)) for n,x,y,r in reversed(cells)][::-1]
+    boxes = [mask_box(paint[n](img, rng, x, y, r, stain)) for n,x,y,r in reversed(cells)][::-1]
     return _camera(img,rng), boxes, [n for n,*_ in cells]
 
-# %% ../../nbs/data/00_sample.ipynb #36efd0e0
-def _coco(recs):
-    anns = [dict(image_id=i, category_id=cell_names.index(n)+1, bbox=[x0,y0,x1-x0,y1-y0], area=(x1-x0)*(y1-y0), iscrowd=0)
-            for i,_,_,bs,ns in recs for (x0,y0,x1,y1),n in zip(bs,ns)]
-    return dict(images=[dict(id=i,file_name=f,width=s[0],height=s[1]) for i,f,s,_,_ in recs],
-                categories=[dict(id=i+1,name=n) for i,n in enumerate(cell_names)],
-                annotations=[dict(id=k+1,**a) for k,a in enumerate(anns)])
+# %% ../../nbs/data/00_sample.ipynb #73a6a0ff
+def _annotations(recs): # (id, file, size, boxes, names) of each photo → COCO's annotations, numbered from 1
+    rows = [(i,box,name) for i,_,_,boxes,names in recs for box,name in zip(boxes,names)]
+    return [dict(id=k, image_id=i, category_id=cell_names.index(name)+1, bbox=[x0,y0,x1-x0,y1-y0],
+                 area=(x1-x0)*(y1-y0), iscrowd=0) for k,(i,(x0,y0,x1,y1),name) in enumerate(rows, 1)]
 
+def _coco(recs):
+    images = [dict(id=i, file_name=f, width=size[0], height=size[1]) for i,f,size,_,_ in recs]
+    categories = [dict(id=i, name=n) for i,n in enumerate(cell_names, 1)]
+    return dict(images=images, categories=categories, annotations=_annotations(recs))
+
+def _draw_all(path, n, size, seed, empty_every): # Photos into images/; (id, file, size, boxes, names) of each
+    (path/'images').mkdir()
+    recs = []
+    for i in range(n):
+        empty = i%empty_every==empty_every-1
+        im,boxes,names = draw_smear(np.random.default_rng([seed,i]), size, empty)
+        im.save(path/'images'/f'smear_{i:04}.jpg', quality=92)
+        recs.append((i+1,f'smear_{i:04}.jpg',size,boxes,names))
+    return recs
+
+# %% ../../nbs/data/00_sample.ipynb #36efd0e0
+def _made(path, name): return (path/'made.txt').exists() and (path/'made.txt').read_text()==name
+
+def _fill(path, name, draw): # `draw` into a folder beside `path`, which then takes its place
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix='.drawing-'))
+    try:
+        draw(tmp)
+        (tmp/'made.txt').write_text(name)
+        tmp.chmod(0o755)
+        if _made(path, name): return # another process was faster
+        if path.exists(): path.rmdir()
+        os.replace(tmp, path)
+    finally: shutil.rmtree(tmp, ignore_errors=True)
+
+# %% ../../nbs/data/00_sample.ipynb #c31824d0
 def make_cells(
     path:str|Path=None, # Folder to write; default: fastai's data folder, under a name made of the other arguments
     n:int=300, # Number of photos
-    valid_pct:float=.2, # Share of them that goes to `valid.json`
+    valid_pct:float=.2, # Fraction of them that goes to `valid.json`
     size:tuple=(320,240), # (width, height) in pixels
     seed:int=42, # The same seed gives the same data set
     empty_every:int=25, # Every so many-th photo has no cells
 )->Path: # Folder with images/, train.json and valid.json (COCO)
     "Draw a data set of synthetic blood smears, or return it if it has been drawn before"
-    if not 0<round(n*valid_pct)<n: raise ValueError(f'{n} photos with valid_pct={valid_pct} leave one side empty: use more photos, or another share')
+    n_train = n-round(n*valid_pct)
+    if not 0<n_train<n:
+        raise ValueError(f'{n} photos with {valid_pct=} leave one side empty: use more photos, or another fraction')
     name = f'ssd_cells-v1-n{n}-v{valid_pct}-{size[0]}x{size[1]}-s{seed}-e{empty_every}'
     path = Path(path) if path else Path(fastai_cfg().path('data'))/name
-    def made(): return (path/'made.txt').exists() and (path/'made.txt').read_text()==name
-    if made(): return path
-    if path.exists() and any(path.iterdir()): raise FileExistsError(f'{path} is not empty and was not drawn with these arguments: delete it or choose another folder')
+    if _made(path, name): return path
+    if path.exists() and any(path.iterdir()):
+        raise FileExistsError(f'{path} is not empty and was not drawn with these arguments: '
+                              'delete it or choose another folder')
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix='.drawing-'))
-    try:
-        (tmp/'images').mkdir()
-        recs = []
-        for i in range(n):
-            im,bs,ns = draw_smear(np.random.default_rng([seed,i]), size, empty=i%empty_every==empty_every-1)
-            im.save(tmp/'images'/f'smear_{i:04}.jpg', quality=92)
-            recs.append((i+1, f'smear_{i:04}.jpg', size, bs, ns))
-        n_train = n-round(n*valid_pct)
-        for f,rs in (('train',recs[:n_train]), ('valid',recs[n_train:])): (tmp/f'{f}.json').write_text(json.dumps(_coco(rs)))
-        (tmp/'made.txt').write_text(name)
-        tmp.chmod(0o755)
-        if not made(): # another process may have been faster
-            if path.exists(): path.rmdir()
-            os.replace(tmp, path)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    def draw(folder):
+        recs = _draw_all(folder, n, size, seed, empty_every)
+        (folder/'train.json').write_text(json.dumps(_coco(recs[:n_train])))
+        (folder/'valid.json').write_text(json.dumps(_coco(recs[n_train:])))
+    _fill(path, name, draw)
     return path
