@@ -24,7 +24,6 @@ from ..data.augment import BoxResize, crop_resize, zooms_of
 from ..data.block import BBoxDataLoaders, unnormalize
 from ..ssd.anchors import (DefaultBoxes, boxes_strides, fit_default_boxes, published_boxes, warn_coverage)
 from ..ssd.loss import SSDLoss, class_weights
-from ..ssd.match import match
 from ..ssd.model import SSD, class_priors, feature_grids, fitted_bias, ssd_body
 from ..ssd.detect import Detections, detect
 from ..ssd.loss_gpu import PaddedBoxes, PaddedSSDLoss
@@ -72,6 +71,16 @@ def need_photos(self:SSDLearner,
     raise ValueError('There are no photos in this learner: it was loaded from a file. To train or validate, give it '
                      f'some: learn.dls = BBoxDataLoaders.from_annotations(train, valid, size={self.dls.size}). '
                      'To predict it needs none.')
+
+@patch
+@delegates(Learner.lr_find)
+def lr_find(self:SSDLearner,
+    *args, # As in fastai
+    **kwargs, # As in fastai
+): # The suggested learning rates
+    "fastai's `lr_find`, if there are photos"
+    self.need_photos()
+    return Learner.lr_find(self, *args, **kwargs)
 
 @patch
 def _check_fit(self:SSDLearner, cbs):
@@ -285,7 +294,8 @@ def _tell_plan(learn, epochs, freeze_epochs, lr, lr_mult):
         print(f'{body} {freeze_epochs} epoch(s) with the body frozen at {lr:.1e}, then {epochs} with everything, '
               f'body {lr/2/lr_mult:.1e}, head {lr/2:.1e}')
     else:
-        print(f'{body} {epochs} epoch(s) with everything at {lr:.1e}' + (f', body {lr/lr_mult:.1e}' if lr_mult!=1 else ''))
+        less = f', body {lr/lr_mult:.1e}' if lr_mult!=1 else ''
+        print(f'{body} {epochs} epoch(s) with everything at {lr:.1e}{less}')
 
 @patch
 @delegates(Learner.fit_one_cycle)
@@ -388,40 +398,6 @@ def show_results(self:SSDLearner,
         show_boxes(im, b, classes=l, ax=row[0], title=f'{len(b)} objects')
         show_boxes(im, d.boxes, [f'{s:.2f}' for s in d.scores.tolist()], d.labels, ax=row[1], title=f'{len(d)} found')
     plt.tight_layout()
-
-# %% ../../nbs/train/03_learner.ipynb #48da57e0
-def _as_background(scores, background):
-    "(A,) the loss of each default box if it were background"
-    if background: return scores.logsumexp(-1)-scores[:,0]
-    return torch.nn.functional.softplus(scores).sum(-1)
-
-@patch
-@torch.no_grad()
-def show_mined(self:SSDLearner,
-    i:int=0, # Which photo
-    split:int=1, # 0 for training, 1 for validation
-    n:int=40, # Number of hard negatives drawn, the hardest
-    axs=None, # Two axes to draw on
-): # The axes
-    "The default boxes that are matched to the objects of a photo, and the hardest negatives of the model as it is now"
-    self.need_photos(split)
-    dl,m = self.dls.loaders[split],self.eval_model()
-    n_photos = len(dl.dataset)
-    if not 0<=i<n_photos:
-        raise IndexError(f'There is no photo {i}: this set has {n_photos}, from 0 to {n_photos-1}')
-    dl = dl.new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
-    xb,bb,lb = dl.one_batch()
-    h,w = xb.shape[-2:]
-    wh,default,real = torch.tensor([w,h,w,h]),m.boxes.cpu(),batch_boxes(bb)[0].cpu()[lb[0].as_subclass(Tensor).cpu()>0]
-    own,loss = match(default, real),_as_background(m(xb)[0][0].float().cpu(), m.background)
-    pos,neg = own>=0,loss.masked_fill(own>=0,-1).topk(min(n,len(loss))).indices
-    if axs is None: axs = plt.subplots(1,2,figsize=(9,4.5*h/w+.3))[1]
-    im = unnormalize(xb,dl.after_batch)[0].numpy()
-    title = f'{pos.sum()} default boxes are matched to {len(real)} objects'
-    show_boxes(im, default[pos]*wh, classes=own[pos], ax=axs[0], title=title)
-    title = f'the {len(neg)} hardest negatives, loss {loss[neg].min():.2f} to {loss[neg].max():.2f}'
-    show_boxes(im, default[neg]*wh, ax=axs[1], title=title)
-    return axs
 
 # %% ../../nbs/train/03_learner.ipynb #a363a280
 @patch
