@@ -19,18 +19,25 @@ from fastai.torch_core import no_random, to_device
 from ..data.boxes import batch_boxes, show_boxes
 from ..data.block import unnormalize
 from ..ssd.detect import detect
+from ..ssd.match import match
 from ..ssd.model import last_conv
 from .guards import batch_records, unchanged
 from .learner import SSDLearner
 
 # %% ../../nbs/train/06_audit.ipynb #31df3230
-_plain = (str,bytes,int,float,bool,type,type(None),FunctionType,BuiltinFunctionType,MethodType,ModuleType,torch.Size,torch.dtype,torch.device)
+_plain = (str, bytes, int, float, bool, type, type(None), FunctionType, BuiltinFunctionType, MethodType, ModuleType,
+          torch.Size, torch.dtype, torch.device)
 
 def _inside(o):
     "What an ordinary object contains, with its name"
     if isinstance(o,dict): return [(f'[{k!r}]',v) for k,v in o.items()]
     if isinstance(o,(list,tuple,set,frozenset)): return [(f'[{i}]',v) for i,v in enumerate(o)]
     return [(f'.{k}',v) for k,v in getattr(o,'__dict__',{}).items()]
+
+def _lost(o):
+    "Is this object a layer with weights, or a tensor that wants to train?"
+    if isinstance(o,nn.Module): return any(True for _ in o.parameters())
+    return o.requires_grad and o.is_leaf
 
 def outside(
     model:nn.Module, # A model
@@ -40,10 +47,9 @@ def outside(
     def look(where, o):
         if isinstance(o,_plain) or id(o) in seen|known: return
         seen.add(id(o))
-        if isinstance(o,nn.Module): found.extend([(where,o)] if any(True for _ in o.parameters()) else [])
-        elif isinstance(o,Tensor): found.extend([(where,o)] if o.requires_grad and o.is_leaf else [])
-        else:
+        if not isinstance(o,(nn.Module,Tensor)):
             for k,v in _inside(o): look(where+k, v)
+        elif _lost(o): found.append((where,o))
     for name,m in model.named_modules():
         for k,v in vars(m).items():
             if not (k.startswith('_') and k in nn.Module().__dict__): look(f'{name}.{k}'.lstrip('.'), v)
@@ -53,9 +59,9 @@ def outside(
 def probe(
     outs, # A tensor, or tensors in tuples and lists
 )->Tensor: # One number
-    "A sum of all outputs with random weights"
-    if isinstance(outs,Tensor): return (outs.as_subclass(Tensor).float()*torch.randn_like(outs,dtype=torch.float32)).mean()
-    return sum(probe(o) for o in outs)
+    "The mean of all outputs with random weights"
+    if not isinstance(outs,Tensor): return sum(probe(o) for o in outs)
+    return (outs.as_subclass(Tensor).float()*torch.randn_like(outs,dtype=torch.float32)).mean()
 
 def reached(
     model:nn.Module, # In training mode; its gradients are overwritten
@@ -71,7 +77,7 @@ def _switched_off(opt):
     "Parameters without requires_grad in groups that are not frozen"
     return {id(p) for g in opt.param_lists[opt.frozen_idx:] for p in g if not p.requires_grad}
 
-def _rate_of_0(opt):
+def _lr_of_0(opt):
     "Parameters in groups with a learning rate of 0"
     return {id(p) for g,h in zip(opt.param_lists,opt.hypers) if h['lr']==0 for p in g}
 
@@ -83,24 +89,28 @@ def trial(
 ): # (names that the loss does not reach, names with a gradient of 0, names that did not move)
     "Train for a few steps and write down what happens to each parameter"
     opt.unfreeze()
-    was = {n:p.detach().clone() for n,p in model.named_parameters()}
-    unused = {n for n,g in reached(model, loss_func(model(batches[0][0]),*batches[0][1:])).items() if g is None}
-    alive,zero = set(),_rate_of_0(opt)
-    still = {n for n,p in model.named_parameters() if id(p) in zero}
+    ps,zero,alive = dict(model.named_parameters()),_lr_of_0(opt),set()
+    was = {n:p.detach().clone() for n,p in ps.items()}
+    loss = loss_func(model(batches[0][0]), *batches[0][1:])
+    unused = {n for n,g in reached(model,loss).items() if g is None}
     for i,b in enumerate(batches):
         alive |= {n for n,g in reached(model, probe(model(b[0]))).items() if g}
         opt.set_hyper('lr', 1. if i==len(batches)-1 else 1e-3)
         opt.step()
-    still |= {n for n,p in model.named_parameters() if torch.equal(p,was[n])}
-    return unused, was.keys()-alive, still
+    still = {n for n,p in ps.items() if id(p) in zero or torch.equal(p,was[n])}
+    return unused,was.keys()-alive,still
 
 # %% ../../nbs/train/06_audit.ipynb #c423a5a0
-def count(m): return sum(p.numel() for p in m.parameters())
+def count(
+    m:nn.Module, # A model, or a layer
+)->int:
+    "Number of parameters"
+    return sum(p.numel() for p in m.parameters())
 
-def _faults(names, params, unused, dead, still, off, known):
+def _faults(params, unused, dead, still, off, known):
     "Rows for the table: the cause rather than all that follows from it"
-    for n in names:
-        p,why = params[n],[]
+    for n,p in params.items():
+        why = []
         if id(p) in off: why.append('switched off: requires_grad is False, but its group is not frozen')
         elif n in dead: why.append('no gradient: nothing that the model returns depends on it')
         elif n in unused: why.append('no gradient from the loss: it ignores what this computes')
@@ -108,39 +118,84 @@ def _faults(names, params, unused, dead, still, off, known):
         elif not why and n in still: why.append('does not move: the learning rate of its group is 0')
         if why: yield n,tuple(p.shape),'; '.join(why)
 
+def _outside_row(where, o):
+    "A row for a layer or tensor outside of the model"
+    if isinstance(o,Tensor): return where,tuple(o.shape),'outside of the model: make it an nn.Parameter'
+    return where,'',f'outside of the model ({count(o):,} parameters): use nn.ModuleList or nn.ModuleDict'
+
+# %% ../../nbs/train/06_audit.ipynb #24ae0819
+def _copies(learn, steps):
+    "(model, optimizer, loss, batches): copies to try things on"
+    had = learn.opt
+    if had is None: learn.create_opt()
+    try: model,opt = deepcopy((learn.model,learn.opt))
+    finally: learn.opt = had
+    dl = learn.dls.train.new(num_workers=0)
+    batches = [to_device(dl.one_batch(), learn.dls.device) for _ in range(steps)]
+    return model.to(learn.dls.device).train(),opt,deepcopy(learn.loss_func),batches
+
+def _published_row(model):
+    "A row if a published model has another number of parameters than its layers should; what to print about it"
+    if not hasattr(model,'published'): return [],''
+    n,want,name = count(model),count(model.published.layers(model)),model.published.name
+    said = f'{n:,} parameters, but the published layers have {want:,} for these classes and default boxes'
+    return [(name,'',said)]*(n!=want),f' ({name} as published: {want:,})'
+
 @patch
 @torch.enable_grad()
 def audit(self:SSDLearner,
     steps:int=3, # Batches to try
 )->pd.DataFrame: # A row for each parameter or layer in trouble: what, shape, problem
     "Find parameters that do not train: outside of the model, without gradient, not in the optimizer, or not moving"
+    self.need_photos()
     with no_random():
-        had = self.opt
-        if had is None: self.create_opt()
-        try: model,opt = deepcopy((self.model,self.opt))
-        finally: self.opt = had
-        model,loss_func = model.to(self.dls.device).train(),deepcopy(self.loss_func)
-        dl = self.dls.train.new(num_workers=0)
-        batches = [to_device(dl.one_batch(), self.dls.device) for _ in range(steps)]
+        model,opt,loss_func,batches = _copies(self, steps)
         off,known = _switched_off(opt),{id(p) for g in opt.param_lists for p in g}
         params = dict(model.named_parameters())
-        lost = [(w,'' if isinstance(o,nn.Module) else tuple(o.shape),f'outside of the model ({count(o):,} parameters): use nn.ModuleList or nn.ModuleDict' if isinstance(o,nn.Module) else 'outside of the model: make it an nn.Parameter') for w,o in outside(model)]
-        rows = lost+list(_faults(params, params, *trial(model,opt,loss_func,batches), off, known))
-        want = model.published.layers(model) if hasattr(model,'published') else None
-    if want is not None and count(want)!=count(model): rows.append((model.published.name,'',f'{count(model):,} parameters, but the published layers have {count(want):,} for these classes and default boxes'))
-    print(f'{count(model):,} parameters in {len(params)} tensors' + (f' ({model.published.name} as published: {count(want):,})' if want is not None else '') + f': {len(rows) or "no"} problem{"s"*(len(rows)!=1)}')
+        rows = [_outside_row(*o) for o in outside(model)]
+        rows += _faults(params, *trial(model,opt,loss_func,batches), off, known)
+        wrong,note = _published_row(model)
+    rows += wrong
+    result = f'{len(rows) or "no"} problem{"s"*(len(rows)!=1)}'
+    print(f'{count(model):,} parameters in {len(params)} tensors{note}: {result}')
     return pd.DataFrame(rows, columns=['what','shape','problem'])
 
 # %% ../../nbs/train/06_audit.ipynb #81f047d0
 def starting_loss(
-    learn:SSDLearner, # With an `SSDLoss`
+    learn, # A learner with an `SSDLoss`
     yb:tuple, # (TensorBBox, TensorMultiCategory) of a batch
 )->float:
     "The loss of a network that has learned nothing but its bias (Lin et al. 2017, §4.1, on the prior)"
-    m = learn.model; C = m.n_classes+m.background
-    bias = torch.cat([last_conv(c).bias.detach().view(-1,C).repeat(h*w,1) for c,(h,w) in zip(m.head.classes,m.grids)])
-    B,A = len(yb[0]),len(m.boxes)
+    m = learn.model
+    B,A,C = len(yb[0]),len(m.boxes),m.n_classes+m.background
+    cells = [h*w for h,w in m.grids]
+    bias = [last_conv(c).bias.detach().view(-1,C).repeat(n,1) for c,n in zip(m.head.classes,cells)]
+    bias = torch.cat(bias)
     return learn.loss_func((bias.expand(B,A,C),bias.new_zeros(B,A,4)), *yb).item()
+
+def _outside_photo(box, real):
+    "(B,) photos with a box that leaves the photo, has no area, or is no number"
+    out = ((box<-1e-3)|(box>1+1e-3)|~torch.isfinite(box)).any(-1)|(box[...,2:]<=box[...,:2]).any(-1)
+    return (out&real).any(1)
+
+def _first_losses(learn, xb, yb):
+    "(loss of the model, loss that its bias alone would have)"
+    m = learn.model.to(xb.device).train()
+    learn.loss_func.to(xb.device)
+    return learn.loss_func(m(xb),*yb).item(),starting_loss(learn,yb)
+
+# %% ../../nbs/train/06_audit.ipynb #42dde88c
+def _batch_rows(records, xb, box, label, n_classes):
+    "Rows of the table about photos, labels and boxes: check, found, ok"
+    def where(bad): return ', '.join(r.path.name for r,b in zip(records,bad.tolist()) if b)
+    x,real = xb.as_subclass(Tensor),label>0
+    dark = ~torch.isfinite(x).flatten(1).all(1)
+    wrong = (label.abs()>n_classes).any(1) # negative labels are ignored objects
+    out,low = _outside_photo(box, real),int(label[real].min()) if real.any() else 0
+    return [('photos are numbers', where(dark) or f'{x.min().item():.1f} to {x.max().item():.1f}', not dark.any()),
+            ('labels in range', where(wrong) or f'{low} to {int(label.max())} of {n_classes}', not wrong.any()),
+            ('boxes inside the photo', where(out) or 'all', not out.any()),
+            ('objects in the batch', f'{int(real.sum())}', bool(real.any()))]
 
 @patch
 @torch.no_grad()
@@ -148,43 +203,93 @@ def check_first_batch(self:SSDLearner,
     within:float=2., # The loss may be so many times the expected one
 )->pd.DataFrame: # A row for each check: what was found, and whether it is all right
     "Labels, boxes and the loss of the first training batch, before the training; nothing is changed"
+    self.need_photos()
     with unchanged(self):
-        dl = self.dls.train; xb,*yb = dl.one_batch(); m = self.model.to(xb.device).train(); self.loss_func.to(xb.device)
-        rs = batch_records(dl,0)
-        box,label = batch_boxes(yb[0]),yb[1].as_subclass(Tensor); real = label>0
-        wrong = label.abs()>self.model.n_classes # negative: difficult or crowd, teaches nothing
-        loss,expect = (float('nan'),)*2 if wrong.any() else (self.loss_func(m(xb),*yb).item(),starting_loss(self,yb))
-    def where(bad): return ', '.join(r.path.name for r,b in zip(rs,bad.tolist()) if b)
-    out = (((box<-1e-3)|(box>1+1e-3)|~torch.isfinite(box)).any(-1)|(box[...,2:]<=box[...,:2]).any(-1))&real
-    rows = [('photos are numbers', where(~torch.isfinite(xb.as_subclass(Tensor)).flatten(1).all(1)) or f"{xb.min().item():.1f} to {xb.max().item():.1f}", bool(torch.isfinite(xb).all())),
-            ('labels in range', where(wrong.any(1)) or f'{int(label[real].min()) if real.any() else 0} to {int(label.max())} of {self.model.n_classes}', not wrong.any()),
-            ('boxes inside the photo', where(out.any(1)) or 'all', not out.any()),
-            ('objects in the batch', f'{int(real.sum())}', bool(real.any())),
-            ('loss near its expected start', f'{loss:.2f}, expected {expect:.2f}', bool(loss<within*expect))] # a NaN fails
-    res = pd.DataFrame(rows, columns=['check','found','ok'])
+        dl = self.dls.train
+        xb,*yb = dl.one_batch()
+        label = yb[1].as_subclass(Tensor)
+        rows = _batch_rows(batch_records(dl,0), xb, batch_boxes(yb[0]), label, self.model.n_classes)
+        loss,expect = _first_losses(self,xb,yb) if rows[1][2] else (float('nan'),float('nan'))
+    near = loss<within*expect # a NaN is not
+    rows.append(('loss near its expected start', f'{loss:.2f}, expected {expect:.2f}', near))
+    res = pd.DataFrame(rows, columns=['check','found','ok']).astype({'ok':bool})
     for _,r in res[~res.ok].iterrows(): warnings.warn(f'First batch: {r.check}? {r.found}', stacklevel=2)
     return res
 
 # %% ../../nbs/train/06_audit.ipynb #5094d730
+def _learn_by_heart(model, loss_func, xb, yb, steps, lr):
+    "The loss at each step"
+    opt,losses = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr),[]
+    for _ in range(steps):
+        opt.zero_grad()
+        loss = loss_func(model(xb), *yb)
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    model.zero_grad()
+    return losses
+
+@torch.no_grad()
+def _show_overfit(learn, model, xb, yb, losses):
+    "The loss, the first photo with its objects, and with what was found"
+    h,w = xb.shape[-2:]
+    vocab,sizes = learn.dls.vocab,[(w,h)]*len(xb)
+    det = detect(model(xb), model.boxes, model.coder, sizes, vocab, model.background, min_score=.4)[0]
+    ax = plt.subplots(1,3,figsize=(10,2.6))[1]
+    ax[0].semilogy(losses)
+    ax[0].set_title(f'loss {losses[0]:.2f} → {losses[-1]:.2f}')
+    im,l = unnormalize(xb,learn.dls.train.after_batch)[0].numpy(),yb[1][0].as_subclass(Tensor).cpu()
+    boxes = batch_boxes(yb[0])[0][l>0].cpu()*torch.tensor([w,h,w,h])
+    show_boxes(im, boxes, classes=l[l>0]-1, ax=ax[1], title=f'{int((l>0).sum())} objects')
+    show_boxes(im, det.boxes, classes=det.labels, ax=ax[2], title=f'{len(det)} found')
+
+# %% ../../nbs/train/06_audit.ipynb #4cc64542
 @patch
 def one_batch_overfit(self:SSDLearner,
     steps:int=60, # Steps on the same batch
-    lr:float=2e-3, # Rate, for Adam
+    lr:float=2e-3, # Learning rate, for Adam
     show:bool=True, # Draw the loss, and the first photo with what was found on it?
 )->list: # The loss at each step
-    "Learn one training batch by heart, look at it, and put everything back (Karpathy 2019, A Recipe for Training Neural Networks)"
+    "Learn a training batch by heart, and put everything back (Karpathy 2019, A Recipe for Training Neural Networks)"
+    self.need_photos()
     with unchanged(self):
-        xb,*yb = self.dls.train.one_batch(); m = self.model.to(xb.device).train(); self.loss_func.to(xb.device)
-        opt = torch.optim.Adam([p for p in m.parameters() if p.requires_grad], lr=lr); losses = []
-        for _ in range(steps):
-            opt.zero_grad(); loss = self.loss_func(m(xb),*yb); loss.backward(); opt.step(); losses.append(loss.item())
-        self.model.zero_grad()
-        if show:
-            h,w = xb.shape[-2:]
-            with torch.no_grad(): det = detect(m(xb[:]), m.boxes, m.coder, [(w,h)]*len(xb), self.dls.vocab, m.background, min_score=.4)[0]
-            ax = plt.subplots(1,3,figsize=(10,2.6))[1]
-            ax[0].semilogy(losses); ax[0].set_title(f'loss {losses[0]:.2f} → {losses[-1]:.2f}')
-            im,l = unnormalize(xb,self.dls.train.after_batch)[0].numpy(),yb[1][0].as_subclass(Tensor).cpu()
-            show_boxes(im, batch_boxes(yb[0])[0][l>0].cpu()*torch.tensor([w,h,w,h]), classes=l[l>0]-1, ax=ax[1], title=f'{int((l>0).sum())} objects')
-            show_boxes(im, det.boxes, classes=det.labels, ax=ax[2], title=f'{len(det)} found')
+        xb,*yb = self.dls.train.one_batch()
+        model = self.model.to(xb.device).train()
+        self.loss_func.to(xb.device)
+        losses = _learn_by_heart(model, self.loss_func, xb, yb, steps, lr)
+        if show: _show_overfit(self, model, xb, yb, losses)
     return losses
+
+# %% ../../nbs/train/06_audit.ipynb #7512d922
+def _as_background(scores, background):
+    "(A,) the loss of each default box if it were background"
+    if background: return scores.logsumexp(-1)-scores[:,0]
+    return torch.nn.functional.softplus(scores).sum(-1)
+
+@patch
+@torch.no_grad()
+def show_mined(self:SSDLearner,
+    i:int=0, # Which photo
+    split:int=1, # 0 for training, 1 for validation
+    n:int=40, # Number of hard negatives drawn, the hardest
+    axs=None, # Two axes to draw on
+): # The axes
+    "The default boxes that are matched to the objects of a photo, and the hardest negatives of the model as it is now"
+    self.need_photos(split)
+    dl,m = self.dls.loaders[split],self.eval_model()
+    n_photos = len(dl.dataset)
+    if not 0<=i<n_photos:
+        raise IndexError(f'There is no photo {i}: this set has {n_photos}, from 0 to {n_photos-1}')
+    dl = dl.new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
+    xb,bb,lb = dl.one_batch()
+    h,w = xb.shape[-2:]
+    wh,default,real = torch.tensor([w,h,w,h]),m.boxes.cpu(),batch_boxes(bb)[0].cpu()[lb[0].as_subclass(Tensor).cpu()>0]
+    own,loss = match(default, real),_as_background(m(xb)[0][0].float().cpu(), m.background)
+    pos,neg = own>=0,loss.masked_fill(own>=0,-1).topk(min(n,len(loss))).indices
+    if axs is None: axs = plt.subplots(1,2,figsize=(9,4.5*h/w+.3))[1]
+    im = unnormalize(xb,dl.after_batch)[0].numpy()
+    title = f'{pos.sum()} default boxes are matched to {len(real)} objects'
+    show_boxes(im, default[pos]*wh, classes=own[pos], ax=axs[0], title=title)
+    title = f'the {len(neg)} hardest negatives, loss {loss[neg].min():.2f} to {loss[neg].max():.2f}'
+    show_boxes(im, default[neg]*wh, ax=axs[1], title=title)
+    return axs

@@ -17,22 +17,28 @@ from matplotlib import pyplot as plt
 from .learner import SSDLearner
 
 # %% ../../nbs/train/05_groups.ipynb #4ab6d9b0
+def _group_row(model, ps, lr):
+    "Layers with weights, parameters, those that train now, learning rate"
+    own = {id(p) for p in ps}
+    layers = sum(any(id(p) in own for p in m.parameters(recurse=False)) for m in model.modules())
+    return layers,sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad),lr
+
 @patch
-def groups(self:Learner)->pd.DataFrame: # A row for each parameter group
+def groups(self:Learner)->pd.DataFrame: # A row for each parameter group: layers, parameters, training, lr
     "The parameter groups of the optimizer, as they are now"
     if self.opt is None: self.create_opt()
-    names = ['body','head'] if isinstance(self,SSDLearner) and len(self.opt.param_lists)==2 else [str(i) for i in range(len(self.opt.param_lists))]
-    def row(ps, hyper):
-        own = {id(p) for p in ps}
-        layers = sum(any(id(p) in own for p in m.parameters(recurse=False)) for m in self.model.modules())
-        return layers,sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad),hyper['lr']
-    return pd.DataFrame([row(ps,h) for ps,h in zip(self.opt.param_lists,self.opt.hypers)], index=names, columns=['layers','parameters','training','lr'])
+    params,hypers = self.opt.param_lists,self.opt.hypers
+    names = [str(i) for i in range(len(params))]
+    if isinstance(self,SSDLearner) and len(params)==2: names = ['body','head']
+    rows = [_group_row(self.model, ps, h['lr']) for ps,h in zip(params,hypers)]
+    return pd.DataFrame(rows, index=names, columns=['layers','parameters','training','lr'])
 
 # %% ../../nbs/train/05_groups.ipynb #0a901170
 class FreezeStats(Callback):
     "Batch norm in a frozen body keeps its running statistics (and normalizes with them)"
     run_after = TrainEvalCallback
     def before_train(self):
+        "Switch the batch norm of a frozen body to evaluation"
         body = self.learn.model.body
         if any(p.requires_grad for p in body.parameters() if p.ndim>1): return
         for m in body.modules():
@@ -40,15 +46,20 @@ class FreezeStats(Callback):
 
 # %% ../../nbs/train/05_groups.ipynb #bc1e27d0
 class GroupRates(Callback):
-    "Record the rate of each parameter group at each batch"
+    "Record the learning rate of each parameter group at each batch"
     order,run_valid = 61,False # after the scheduler
-    def before_fit(self): self.rates = getattr(self,'rates',[])
-    def after_batch(self): self.rates.append([h['lr'] for h in self.opt.hypers])
+    def before_fit(self):
+        "Go on with what was recorded before"
+        self.rates = getattr(self,'rates',[])
+    def after_batch(self):
+        "Record a batch"
+        self.rates.append([h['lr'] for h in self.opt.hypers])
     def plot(self,
-        names:list=('body','head'), # Of the groups
+        names:tuple=('body','head'), # Of the groups
         ax=None, # Axes; default: new ones
     ):
-        "The rate of each group over the training"
+        "The learning rate of each group over the training"
         ax = ax or plt.subplots(figsize=(6,3))[1]
         for n,r in zip(names, np.array(self.rates).T): ax.semilogy(r, label=n)
-        ax.set_xlabel('batch'); ax.set_ylabel('rate'); ax.legend()
+        ax.set(xlabel='batch', ylabel='learning rate')
+        ax.legend()

@@ -9,6 +9,7 @@ __all__ = ['ssd_split', 'SSDLearner', 'model_learner', 'ssd_learner', 'to_photo'
 
 # %% ../../nbs/train/03_learner.ipynb #76d5c920
 import warnings
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 import numpy as np, torch
@@ -21,15 +22,16 @@ from ..data.photos import open_photo, to_rgb
 from ..data.boxes import batch_boxes, show_boxes
 from ..data.augment import BoxResize, crop_resize, zooms_of
 from ..data.block import BBoxDataLoaders, unnormalize
-from ..ssd.anchors import boxes_strides, fit_default_boxes, published_boxes, warn_coverage
+from ..ssd.anchors import (DefaultBoxes, boxes_strides, fit_default_boxes, published_boxes, warn_coverage)
 from ..ssd.loss import SSDLoss, class_weights
-from ..ssd.match import match
 from ..ssd.model import SSD, class_priors, feature_grids, fitted_bias, ssd_body
 from ..ssd.detect import Detections, detect
-from ..ssd.loss_gpu import PaddedSSDLoss
+from ..ssd.loss_gpu import PaddedBoxes, PaddedSSDLoss
+from ..ssd.weights import boxes_of, class_order, detector_note, read_detector, reorder_classes, write_detector
 from .precision import CPUBf16, precision_cbs
-from .guards import NaNGuard
-from .metrics import CocoEvaluator, by_class
+from .guards import (NaNGuard, check_callback, check_loaders, differences, loader_stats, loader_vocab,
+                                     same_classes, same_input)
+from .metrics import CocoEvaluator, CocoMetric, by_class
 
 # %% ../../nbs/train/03_learner.ipynb #293939f0
 def ssd_split(
@@ -39,81 +41,218 @@ def ssd_split(
     return [params(m.body), params(m.head)]
 
 # %% ../../nbs/train/03_learner.ipynb #0286a820
+def _no_photos(dl): return len(getattr(dl.dataset,'items',[None]))==0
+
 class SSDLearner(Learner):
     "A fastai `Learner` for an SSD: made by `ssd_learner`"
+    @property
+    def dls(self):
+        "The loaders; others are taken if they fit the model"
+        return self.__dict__['dls']
+    @dls.setter
+    def dls(self, new):
+        if 'model' in self.__dict__: self._take_loaders(new)
+        self.__dict__['dls'] = new
     @wraps(Learner.fit)
-    def fit(self, *args, **kwargs):
-        try: return super().fit(*args, **kwargs)
+    def fit(self, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
+        self._check_fit(L(cbs))
+        try: return super().fit(n_epoch, lr, wd, cbs, **kwargs)
         finally: # also after an error or an interruption
             for c in self.cbs:
                 if isinstance(c,CPUBf16): c.restore()
 
+# %% ../../nbs/train/03_learner.ipynb #96e27f51
+@patch
+def need_photos(self:SSDLearner,
+    split:int=0, # 0 for training, 1 for validation
+):
+    "Say what to do if this learner has no photos, because it comes from a file"
+    if not _no_photos(self.dls.loaders[split]): return
+    raise ValueError('There are no photos in this learner: it was loaded from a file. To train or validate, give it '
+                     f'some: learn.dls = BBoxDataLoaders.from_annotations(train, valid, size={self.dls.size}). '
+                     'To predict it needs none.')
+
+@patch
+@delegates(Learner.lr_find)
+def lr_find(self:SSDLearner,
+    *args, # As in fastai
+    **kwargs, # As in fastai
+): # The suggested learning rates
+    "fastai's `lr_find`, if there are photos"
+    self.need_photos()
+    return Learner.lr_find(self, *args, **kwargs)
+
+@patch
+def _check_fit(self:SSDLearner, cbs):
+    self.need_photos()
+    for c in [*self.cbs,*cbs]: check_callback(self, c)
+    if self._one_set(): warnings.warn('The loss had other default boxes than the model: it has those of the model now')
+
+# %% ../../nbs/train/03_learner.ipynb #3dcaf0c8
+@patch(as_prop=True)
+def default_boxes(self:SSDLearner)->DefaultBoxes: # Those of the model
+    "The default boxes of model and loss"
+    return boxes_of(get_model(self.model))
+
+@patch
+def _one_set(self:SSDLearner)->bool: # Was there something to do?
+    "Give the loss the default boxes of the model"
+    boxes,loss = self.default_boxes.boxes,self.loss_func
+    had = getattr(loss,'default',None)
+    if not isinstance(loss,SSDLoss) or had.shape!=boxes.shape or torch.equal(had.cpu(),boxes): return False
+    loss.default = boxes.clone().to(had.device)
+    if isinstance(loss,PaddedSSDLoss): loss.const = PaddedBoxes(boxes, loss.coder.weights)
+    return True
+
+# %% ../../nbs/train/03_learner.ipynb #cc98ba1d
+@patch
+def _take_loaders(self:SSDLearner, new):
+    "Compare new loaders with the model; give the classes their order"
+    old,loss = self.dls,self.loss_func
+    if new is old: return
+    check_loaders(new)
+    same_input(old.size, loader_stats(old.train), new, 'This model is')
+    order = same_classes(old.vocab, new.vocab, 'This model is')
+    if order:
+        reorder_classes(get_model(self.model), order, self.opt)
+        if getattr(loss,'weight',None) is not None: loss.weight = loss.weight[[0]+[o+1 for o in order]]
+    if isinstance(loss,SSDLoss): loss.ignore |= any(r.crowd.any() or r.difficult.any() for r in new.records[0])
+
+# %% ../../nbs/train/03_learner.ipynb #3564b182
 def _check_size(size, strides):
     step = max(strides)
-    if any(s%step for s in size):
-        near = tuple(max(step,round(s/step)*step) for s in size)
-        warnings.warn(f'size={size} is not a multiple of {step}, the coarsest stride: the outer cells reach beyond the photo. size={near} fits.', stacklevel=4)
+    if all(s%step==0 for s in size): return
+    near = tuple(max(step,round(s/step)*step) for s in size)
+    warnings.warn(f'size={size} is not a multiple of {step}, the coarsest stride: the outer cells reach beyond the '
+                  f'photo. size={near} fits.', stacklevel=4)
 
 def _loss(model, kind, device, box_kind='smooth_l1', like=None, **kwargs):
     "The loss for a model: on a GPU the one that never waits, where it fits"
     padded = device!='cpu' and PaddedSSDLoss.fits(kind, model.coder, box_kind, like)
-    return (PaddedSSDLoss if padded else SSDLoss)(model.boxes, kind, model.coder, box_kind=box_kind, like=like, **kwargs)
+    cls = PaddedSSDLoss if padded else SSDLoss
+    return cls(boxes_of(model).boxes, kind, model.coder, box_kind=box_kind, like=like, **kwargs)
 
-def model_learner(dls, model, pretrained, kind, precision='auto', loss_func=None, cbs=None, loss_kw=None, **kwargs):
+def _callbacks(precision, device, model, size, pretrained, cbs):
+    "Precision, the guard, yours, and clipping for a body from scratch"
+    cbs = [*precision_cbs(precision,device,model,size), NaNGuard(), *L(cbs)]
+    clips = any(c is GradientClip or isinstance(c,GradientClip) for c in cbs)
+    return cbs if pretrained or clips else [*cbs,GradientClip(30.)]
+
+# %% ../../nbs/train/03_learner.ipynb #2c2ca796
+def _check_parts(dls, model, loss_func):
+    "Refuse a loss for other columns than the model's, and photos with more objects than there are default boxes"
+    if getattr(loss_func,'background',model.background)!=model.background:
+        raise ValueError("The loss and the model disagree about a background column: 'multibox' has one, 'bce' and "
+                         "'focal' have none. Pass the same kind to both.")
+    r = max((r for rs in dls.records for r in rs), key=lambda r:len(r.labels))
+    if len(r.labels)>len(model.boxes):
+        raise ValueError(f'{r.path.name} has {len(r.labels)} objects, but there are only {len(model.boxes)} default '
+                         'boxes: use finer strides, more shapes (k) or a larger size')
+
+def model_learner(
+    dls:BBoxDataLoaders, # Photos with boxes
+    model:SSD, # For their size and classes
+    pretrained:bool, # Does the body come from weights? Then it starts frozen
+    kind:str, # Classification loss: 'multibox', or 'bce' or 'focal' for a model without a background column
+    precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16': see `precision_cbs`
+    loss_func=None, # Default: `SSDLoss` of this `kind`, on a GPU `PaddedSSDLoss`
+    cbs=None, # More callbacks
+    loss_kw:dict=None, # More for `SSDLoss`: class_weight, min_neg, neg_ratio, box_kind, …
+    **kwargs, # Passed to `Learner`: metrics, opt_func, lr, wd, path, …
+)->SSDLearner: # Frozen, if pretrained
+    "A learner for a model that you have built"
+    check_loaders(dls)
     device = torch.device(dls.device or default_device()).type
     if device in ('cpu','cuda'): model = model.to(memory_format=torch.channels_last)
-    cbs = precision_cbs(precision, device, model, dls.size)+[NaNGuard()]+list(L(cbs))
-    if not (pretrained or any(c is GradientClip or isinstance(c,GradientClip) for c in cbs)): cbs.append(GradientClip(30.))
     loss_func = loss_func or _loss(model, kind, device, **(loss_kw or {}))
-    if getattr(loss_func,'background',model.background)!=model.background:
-        raise ValueError("The loss and the model disagree about a background column: 'multibox' has one, 'bce' and 'focal' have none. Pass the same kind to both.")
-    most = max((r for rs in dls.records for r in rs), key=lambda r:len(r.labels))
-    if len(most.labels)>len(model.boxes): raise ValueError(f'{most.path.name} has {len(most.labels)} objects, but there are only {len(model.boxes)} default boxes: use finer strides, more shapes (k) or a larger size')
+    _check_parts(dls, model, loss_func)
+    cbs = _callbacks(precision, device, model, dls.size, pretrained, cbs)
     learn = SSDLearner(dls, model, loss_func, splitter=ssd_split, cbs=cbs, **kwargs)
     learn.pretrained = pretrained
     if pretrained: learn.freeze()
+    most = max((len(r.labels) for r in dls.records[1]), default=0)
+    for m in learn.metrics:
+        if isinstance(m,CocoMetric): m.ev.expect(most)
     return learn
 
 # %% ../../nbs/train/03_learner.ipynb #321715f0
+def _strides(boxes, strides):
+    "Those asked for, those of the named set of default boxes, or 8, 16 and 32"
+    if isinstance(boxes,str) and boxes not in boxes_strides: published_boxes(boxes) # raises, with the names there are
+    named = boxes_strides[boxes] if isinstance(boxes,str) else None
+    return sorted(strides or named or (8,16,32))
+
 def _default_boxes(dls, body, strides, boxes, k):
     "Default boxes for the grids of a body, with a warning where they fit the objects badly"
-    grids,train = feature_grids(body, strides, dls.size),Annotations(dls.records[0],dls.vocab)
-    fitted = boxes is None
+    grids,train,fitted = feature_grids(body, strides, dls.size),Annotations(dls.records[0],dls.vocab),boxes is None
     if fitted: boxes = fit_default_boxes(train, grids, k, zooms=zooms_of(dls.train.after_item))
     if isinstance(boxes,str): boxes = published_boxes(boxes, grids)
-    if boxes.grids!=grids: raise ValueError(f'The default boxes are for the grids {boxes.grids}, but this body at size {dls.size} has {grids}')
-    warn_coverage(boxes, train, remedy=f'Add a finer stride than {strides[0]}, or use a larger size.' if fitted else 'Leave `boxes` out to have them fitted to your objects.', stacklevel=5)
+    if boxes.grids!=grids:
+        raise ValueError(f'The default boxes are for the grids {boxes.grids}, '
+                         f'but this body at size {dls.size} has {grids}')
+    remedy = 'Leave `boxes` out to have them fitted to your objects.'
+    if fitted: remedy = f'Add a finer stride than {strides[0]}, or use a larger size.'
+    warn_coverage(boxes, train, remedy=remedy, stacklevel=5)
     return boxes
 
 def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cut, **kwargs):
-    if isinstance(boxes,str) and boxes not in boxes_strides: published_boxes(boxes) # raises, with the names there are
-    strides = sorted(strides or (boxes_strides[boxes] if isinstance(boxes,str) else (8,16,32)))
+    "Body, default boxes for its grids, and a head whose bias is counted on the training set"
+    strides,background = _strides(boxes, strides),kind=='multibox'
     _check_size(dls.size, strides)
     body = ssd_body(arch, strides, pretrained, cut, weights)
-    boxes,background = _default_boxes(dls, body, strides, boxes, k),kind=='multibox'
+    boxes = _default_boxes(dls, body, strides, boxes, k)
     if bias is None: bias = fitted_bias(class_priors(boxes.boxes, dls.records[0], dls.vocab), background)
-    return SSD(body, boxes, dls.n_classes, dls.size, background, bias=bias, use_body=any(s in strides for s in body.strides), **kwargs),boxes
+    use_body = any(s in strides for s in body.strides)
+    model = SSD(body, boxes, dls.n_classes, dls.size, background, bias=bias, use_body=use_body, **kwargs)
+    model.default_boxes = boxes
+    return model
 
-_parts = dict(strides=None, k=4, kind='multibox', boosters=0, width=256, drop=0., cut=None) # what only a model of your own parts can choose
+# %% ../../nbs/train/03_learner.ipynb #b7a1dfce
+_parts = dict(strides=None, k=4, kind='multibox', boosters=0, width=256, drop=0., cut=None) # those of your own
 
-def _published_model(dls, arch, pretrained, weights, boxes, bias, asked, **kwargs):
+def _check_published(arch, asked):
+    "Refuse what a published model has of its own"
     fixed = [n for n,v in _parts.items() if asked[n]!=v]
-    if fixed: raise ValueError(f"{', '.join(fixed)}: {arch.__name__} is a published model and has its own. Leave {'it' if len(fixed)==1 else 'them'} out, or choose a body such as resnet34")
-    own = boxes is not None and not isinstance(boxes,str)
-    if isinstance(boxes,str): boxes = published_boxes(boxes)
-    boxes = boxes or published_boxes(arch.published.boxes)
+    if not fixed: return
+    raise ValueError(f"{', '.join(fixed)}: {arch.__name__} is a published model and has its own. "
+                     f"Leave {'it' if len(fixed)==1 else 'them'} out, or choose a body such as resnet34")
+
+def _published_model(dls, arch, pretrained, weights, boxes, bias, **kwargs):
+    "(loaders, model, does anything come from weights?, callbacks)"
+    own,name = boxes is not None and not isinstance(boxes,str),arch.published.boxes
+    if not own: boxes = published_boxes(boxes or name)
     dls,model,warm,cbs = arch.published.learner_parts(dls, pretrained, weights, boxes=boxes, bias=bias, **kwargs)
-    remedy = 'Choose a model with a larger size or finer grids.' if own else f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{arch.published.boxes}').grids, k=6), or choose a model with a larger size."
+    model.default_boxes = boxes
+    remedy = (f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{name}').grids, k=6), "
+              'or choose a model with a larger size.')
+    if own: remedy = 'Choose a model with a larger size or finer grids.'
     warn_coverage(boxes, Annotations(dls.records[0],dls.vocab), remedy=remedy, stacklevel=4)
-    return dls,model,warm,boxes,cbs
+    return dls,model,warm,cbs
 
 # %% ../../nbs/train/03_learner.ipynb #feaa0500
+def _check_arch(arch, kwargs):
+    "Refuse torchvision's detectors, and arguments of a published detector for a body"
+    if getattr(arch,'__module__','').startswith('torchvision.models.detection'):
+        raise ValueError(f'{arch.__name__} of torchvision has its own loss and resizing. The published detectors of '
+                         'this library: from ssd_fastai.all import ssd300_vgg16, ssdlite320_mobilenet_v3_large')
+    wrong = [o for o in _published_only if o in kwargs and not hasattr(arch,'published')]
+    if wrong: raise ValueError(f"{', '.join(wrong)}: only for a published detector, such as ssd300_vgg16")
+
+_published_only = ('weights_backbone','synonyms','names')
+
+def _loss_args(dls, class_weight, loss_kw):
+    "What the loss learns from the training set: class weights, and whether there are ignored objects"
+    records,vocab = dls.records[0],dls.vocab
+    ignore = any(r.crowd.any() or r.difficult.any() for r in records)
+    return dict(class_weight=class_weights(records,vocab,class_weight), ignore=ignore, **(loss_kw or {}))
+
+# %% ../../nbs/train/03_learner.ipynb #eacfedae
 def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes
-    arch, # A function that makes a torchvision or fastai model (`resnet34`), the name of a timm model, or a published detector (`ssd300_vgg16`)
+    arch, # A function that makes a torchvision or fastai model, the name of a timm model, or a published detector
     pretrained:bool=True, # Start from downloaded ImageNet weights?
-    boxes=None, # `DefaultBoxes`, or the name of a published set (`published_boxes`); default: fitted to the training set
-    strides:tuple=None, # Strides of the feature maps with a head; beyond the body's they are added. Default: (8,16,32), or those of the published set
+    boxes=None, # `DefaultBoxes`, or the name of a published set; default: fitted to the training set
+    strides:tuple=None, # Strides of the maps with a head; those past the body's are added. Default: 8, 16, 32
     k:int=4, # Default boxes in each cell, when they are fitted
     kind:str='multibox', # Classification loss: 'multibox', 'bce' or 'focal'
     boosters:int=0, # Extra convolutions before the heads of the body's maps, for small objects
@@ -129,50 +268,71 @@ def ssd_learner(
     opt_func=Adam, # fastai's Adam is AdamW
     metrics=None, # `coco_metrics()`
     cbs=None, # More callbacks
-    **kwargs, # Passed to `Learner`: lr, wd, path, …; for a published detector also weights_backbone, synonyms, names (see `build_published`)
+    **kwargs, # Passed to `Learner`: lr, wd, path, …; for a published detector also weights_backbone, synonyms, names
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
-    if getattr(arch,'__module__','').startswith('torchvision.models.detection'): raise ValueError(f"{arch.__name__} of torchvision has its own loss and resizing. The published detectors of this library: from ssd_fastai.all import ssd300_vgg16, ssdlite320_mobilenet_v3_large")
+    check_loaders(dls)
+    _check_arch(arch, kwargs)
     parts = dict(strides=strides, k=k, kind=kind, boosters=boosters, width=width, drop=drop, cut=cut)
-    loss_kw = dict(class_weight=class_weights(dls.records[0],dls.vocab,class_weight), ignore=any(r.crowd.any() or r.difficult.any() for r in dls.records[0]), **(loss_kw or {}))
+    loss_kw = _loss_args(dls, class_weight, loss_kw)
     if hasattr(arch,'published'):
-        own = {o:kwargs.pop(o) for o in ('weights_backbone','synonyms','names') if o in kwargs}
-        dls,model,pretrained,boxes,more = _published_model(dls, arch, pretrained, weights, boxes, bias, parts, **own)
+        _check_published(arch, parts)
+        own = {o:kwargs.pop(o) for o in _published_only if o in kwargs}
+        dls,model,pretrained,more = _published_model(dls, arch, pretrained, weights, boxes, bias, **own)
         cbs = [*more,*L(cbs)]
     else:
         pretrained = pretrained or weights is not None
-        model,boxes = _own_model(dls, arch, pretrained, weights, boxes, bias, **parts)
-    learn = model_learner(dls, model, pretrained, kind, precision, loss_func, opt_func=opt_func, metrics=metrics, cbs=cbs, loss_kw=loss_kw, **kwargs)
-    learn.default_boxes = boxes
-    return learn
+        model = _own_model(dls, arch, pretrained, weights, boxes, bias, **parts)
+    return model_learner(dls, model, pretrained, kind, precision, loss_func, cbs, loss_kw,
+                         opt_func=opt_func, metrics=metrics, **kwargs)
 
 # %% ../../nbs/train/03_learner.ipynb #152af300
+def _tell_plan(learn, epochs, freeze_epochs, lr, lr_mult):
+    "One line on what `fine_tune` is going to do"
+    body = f'Body {"pretrained" if learn.pretrained else "from scratch"}:'
+    if freeze_epochs:
+        print(f'{body} {freeze_epochs} epoch(s) with the body frozen at {lr:.1e}, then {epochs} with everything, '
+              f'body {lr/2/lr_mult:.1e}, head {lr/2:.1e}')
+    else:
+        less = f', body {lr/lr_mult:.1e}' if lr_mult!=1 else ''
+        print(f'{body} {epochs} epoch(s) with everything at {lr:.1e}{less}')
+
 @patch
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:SSDLearner,
     epochs:int, # Epochs with everything trained
-    base_lr:float=None, # Rate of the head; default: 2e-3, and 1e-3 for a body from scratch
+    base_lr:float=None, # Learning rate of the head; default: 2e-3, and 1e-3 for a body from scratch
     freeze_epochs:int=None, # Epochs with the body frozen, before that; default: 1 if pretrained, else 0
-    lr_mult:float=None, # The body's rate is the head's divided by this; default: 10 if pretrained, else 1
-    pct_start:float=.3, # Share of the epochs in which the rate rises
-    div:float=5., # The rate starts at its largest value divided by this
+    lr_mult:float=None, # The body's learning rate is the head's divided by this; default: 10 if pretrained, else 1
+    pct_start:float=.3, # Fraction of the epochs in which the learning rate rises
+    div:float=5., # The learning rate starts at its largest value divided by this
     **kwargs, # Passed to `fit_one_cycle`
 ):
     "Train by one-cycle: head first and the body gently if it is pretrained, everything at once if it is not"
-    base_lr = base_lr or (2e-3 if self.pretrained else 1e-3)
+    self.need_photos()
+    lr = base_lr or (2e-3 if self.pretrained else 1e-3)
     freeze_epochs = int(self.pretrained) if freeze_epochs is None else freeze_epochs
     lr_mult = lr_mult or (10. if self.pretrained else 1.)
+    _tell_plan(self, epochs, freeze_epochs, lr, lr_mult)
     if freeze_epochs:
-        print(f'Body {"pretrained" if self.pretrained else "from scratch"}: {freeze_epochs} epoch(s) with the body frozen at {base_lr:.1e}, then {epochs} with everything, body {base_lr/2/lr_mult:.1e}, head {base_lr/2:.1e}')
-        self.freeze(); self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
-        base_lr /= 2
-    else: print(f'Body {"pretrained" if self.pretrained else "from scratch"}: {epochs} epoch(s) with everything at {base_lr:.1e}' + (f', body {base_lr/lr_mult:.1e}' if lr_mult!=1 else ''))
+        self.freeze()
+        self.fit_one_cycle(freeze_epochs, slice(lr), pct_start=.99, **kwargs)
+        lr /= 2
     self.unfreeze()
-    self.fit_one_cycle(epochs, slice(base_lr/lr_mult,base_lr) if lr_mult!=1 else base_lr, pct_start=pct_start, div=div, **kwargs)
+    self.fit_one_cycle(epochs, slice(lr/lr_mult,lr) if lr_mult!=1 else lr, pct_start=pct_start, div=div, **kwargs)
 
 # %% ../../nbs/train/03_learner.ipynb #dad19bb0
+def _pixels(a):
+    "An array of a photo as uint8"
+    if a.dtype==np.uint8: return a
+    if a.dtype==np.uint16: a = a/65535.
+    if not (np.issubdtype(a.dtype,np.floating) and np.nanmin(a)>=0 and np.nanmax(a)<=1):
+        raise ValueError('An array that is not uint8 needs floats from 0 to 1: divide it by its largest value, '
+                         'and do not normalize it')
+    return (a*255).round().astype(np.uint8)
+
 def to_photo(
-    item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w); uint8, uint16, or floats from 0 to 1
+    item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w); uint8, uint16, or floats 0 to 1
 )->Image.Image: # RGB
     "Anything that looks like a photo as an RGB photo"
     if isinstance(item,(str,Path)): return open_photo(item)
@@ -180,18 +340,23 @@ def to_photo(
     a = item.detach().cpu().as_subclass(Tensor).numpy() if isinstance(item,Tensor) else np.asarray(item)
     if isinstance(item,Tensor) and a.ndim==3: a = a.transpose(1,2,0)
     if a.ndim==3 and a.shape[2]==1: a = a[...,0]
-    if a.ndim not in (2,3) or a.size==0 or (a.ndim==3 and a.shape[2] not in (3,4)): raise ValueError(f'A photo as an array has the shape (h, w) or (h, w, 3), as a tensor (3, h, w); this one has {tuple(np.shape(item))}')
-    if a.dtype==np.uint16: a = a/65535.
-    if a.dtype!=np.uint8:
-        if not (np.issubdtype(a.dtype,np.floating) and np.nanmin(a)>=0 and np.nanmax(a)<=1): raise ValueError('An array that is not uint8 needs floats from 0 to 1: divide it by its largest value, and do not normalize it')
-        a = (a*255).round().astype(np.uint8)
-    return to_rgb(Image.fromarray(a))
+    if a.ndim not in (2,3) or a.size==0 or (a.ndim==3 and a.shape[2] not in (3,4)):
+        raise ValueError('A photo as an array has the shape (h, w) or (h, w, 3), as a tensor (3, h, w); '
+                         f'this one has {tuple(np.shape(item))}')
+    return to_rgb(Image.fromarray(_pixels(a)))
 
+# %% ../../nbs/train/03_learner.ipynb #83357280
 @patch
 def eval_model(self:SSDLearner)->SSD: # On the device of the data, ready to predict
     "The model for prediction: nothing is dropped out, and batch norm uses what it has learned"
     self.dls.to(self.dls.device)
     return self.model.to(self.dls.device).eval()
+
+def _onto_photo(det, win, size):
+    "Boxes in a window as boxes on the photo"
+    lo,hi = det.boxes.new_tensor(win[:2]).repeat(2),det.boxes.new_tensor(size).repeat(2)
+    det.boxes = (det.boxes+lo).clamp(min=0).minimum(hi)
+    return det
 
 @patch
 def predict(self:SSDLearner,
@@ -201,16 +366,15 @@ def predict(self:SSDLearner,
     **kwargs, # Passed to `select`: top_k, keep
 )->Detections: # Boxes in the pixels of the photo
     "Detect objects on a new photo"
-    photo = to_photo(item)
+    photo,m,dl = to_photo(item),self.eval_model(),self.dls.valid
     resize = next(t for t in self.dls.train.after_item if isinstance(t,BoxResize))
     win = resize.window(photo.size)['window'] # the whole photo, or more or less of it: see `BoxResize`
     x = torch.from_numpy(np.array(crop_resize(photo, win, self.dls.size))).permute(2,0,1)[None]
-    m,dl = self.eval_model(),self.dls.valid
     x = compose_tfms(TensorImage(x).to(dl.device), dl.after_batch.fs, split_idx=1)
     with torch.no_grad(): preds = m(x)
-    det = detect(preds, m.boxes, m.coder, [(win[2]-win[0],win[3]-win[1])], self.dls.vocab, m.background, [photo], min_score=min_score, nms=nms, **kwargs)[0]
-    if resize.method!='squish': det.boxes = (det.boxes+det.boxes.new_tensor(win[:2]).repeat(2)).clamp(min=0).minimum(det.boxes.new_tensor(photo.size).repeat(2))
-    return det
+    det = detect(preds, m.boxes, m.coder, [(win[2]-win[0],win[3]-win[1])], self.dls.vocab, m.background, [photo],
+                 min_score=min_score, nms=nms, **kwargs)[0]
+    return det if resize.method=='squish' else _onto_photo(det, win, photo.size)
 
 # %% ../../nbs/train/03_learner.ipynb #c76b83b0
 @patch
@@ -221,51 +385,213 @@ def show_results(self:SSDLearner,
     split:int=1, # 0 for training, 1 for validation
 ):
     "Photos with their objects (left) and what was found (right)"
+    self.need_photos(split)
     dl,m = self.dls.loaders[split],self.eval_model()
     xb,bb,lb = dl.one_batch()
     h,w = xb.shape[-2:]
     dets = detect(m(xb), m.boxes, m.coder, [(w,h)]*len(xb), self.dls.vocab, m.background, min_score=min_score)
     n = min(max_n,len(xb))
     axs = plt.subplots(n,2,figsize=(8,4*n*h/w),squeeze=False)[1]
-    for row,im,b,l,d in zip(axs, unnormalize(xb,dl.after_batch), batch_boxes(bb).cpu(), lb.as_subclass(Tensor).cpu(), dets):
+    ims,bb,lb = unnormalize(xb,dl.after_batch).numpy(),batch_boxes(bb).cpu(),lb.as_subclass(Tensor).cpu()
+    for row,im,b,l,d in zip(axs, ims, bb, lb, dets):
         b,l = b[l>0]*b.new_tensor([w,h,w,h]),l[l>0]-1
-        show_boxes(im.numpy(), b, classes=l, ax=row[0], title=f'{len(b)} objects')
-        show_boxes(im.numpy(), d.boxes, [f'{s:.2f}' for s in d.scores.tolist()], d.labels, ax=row[1], title=f'{len(d)} found')
+        show_boxes(im, b, classes=l, ax=row[0], title=f'{len(b)} objects')
+        show_boxes(im, d.boxes, [f'{s:.2f}' for s in d.scores.tolist()], d.labels, ax=row[1], title=f'{len(d)} found')
     plt.tight_layout()
 
-# %% ../../nbs/train/03_learner.ipynb #48da57e0
-@patch
-@torch.no_grad()
-def show_mined(self:SSDLearner,
-    i:int=0, # Which photo
-    split:int=1, # 0 for training, 1 for validation
-    n:int=40, # Hard negatives drawn, the hardest
-    axs=None, # Two axes to draw on
-): # The axes
-    "The default boxes that answer for the objects of a photo, and the hardest negatives of the model as it is now"
-    n_photos = len(self.dls.loaders[split].dataset)
-    if not 0<=i<n_photos: raise IndexError(f'There is no photo {i}: this set has {n_photos}, from 0 to {n_photos-1}')
-    dl = self.dls.loaders[split].new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
-    xb,bb,lb = dl.one_batch(); m = self.eval_model()
-    h,w = xb.shape[-2:]; wh = torch.tensor([w,h,w,h])
-    b,l = batch_boxes(bb).cpu(),lb.as_subclass(Tensor).cpu()
-    default = m.boxes.cpu(); real = b[0][l[0]>0]
-    own = match(default, real); s = m(xb)[0][0].float().cpu()
-    wrong = s.logsumexp(-1)-s[:,0] if m.background else torch.nn.functional.softplus(s).sum(-1) # the loss of each box as background
-    neg = wrong.masked_fill(own>=0,-1).topk(min(n,len(wrong))).indices
-    if axs is None: axs = plt.subplots(1,2,figsize=(9,4.5*h/w+.3))[1]
-    im = unnormalize(xb,dl.after_batch)[0].numpy()
-    show_boxes(im, default[own>=0]*wh, classes=own[own>=0], ax=axs[0], title=f'{(own>=0).sum()} default boxes answer for {len(real)} objects')
-    show_boxes(im, default[neg]*wh, ax=axs[1], title=f'the {len(neg)} hardest negatives, loss {wrong[neg].min():.2f} to {wrong[neg].max():.2f}')
-    return axs
-
 # %% ../../nbs/train/03_learner.ipynb #a363a280
+@patch
+def _own_dl(self:SSDLearner, dl):
+    "A loader as this learner needs it: this one, or one of the same photos"
+    base,own = getattr(dl,'dl',dl),self.dls.valid
+    if not (hasattr(base,'after_item') and hasattr(base,'after_batch')): return dl
+    vocab,bad = loader_vocab(base),differences(base,own)
+    if vocab is None and len(getattr(base.dataset,'tls',[]))>2: check_loaders(base)
+    new = [o for o in vocab or [] if o not in self.dls.vocab]
+    if new:
+        raise ValueError(f"The model does not know {', '.join(map(str,new))}: "
+                         f"its classes are {', '.join(map(str,self.dls.vocab))}.")
+    if not bad: return dl
+    warnings.warn(f"The loader has another {' and another '.join(bad)} than this learner: its photos are loaded anew, "
+                  'as the learner sees them')
+    return self.dls.test_dl(list(base.dataset.items), with_labels=vocab is not None, bs=base.bs)
+
+# %% ../../nbs/train/03_learner.ipynb #fc2b25ea
 @patch
 @torch.no_grad()
 def ap_per_class(self:SSDLearner,
     dl=None, # DataLoader; default: the validation set
+    max_dets:int=None, # Detections of a photo that count; default: as the metrics of this learner, else 100
 )->pd.DataFrame: # A row for each class: objects, AP, AP50, AP75
     "Average precision of each class over a data set"
-    dl,m,ev = self.dls.valid if dl is None else dl,self.eval_model(),CocoEvaluator()
+    if dl is None:
+        self.need_photos(1)
+        dl = self.dls.valid
+    else: dl = self._own_dl(dl)
+    own = next((m.ev.max_dets for m in self.metrics if isinstance(m,CocoMetric)), 100)
+    m,ev = self.eval_model(),CocoEvaluator(max_dets or own)
     for xb,*yb in dl: ev.add_batch(m, m(xb), yb, dl, self.dls.vocab)
     return by_class(ev)
+
+@patch
+def validate(self:SSDLearner,
+    ds_idx:int=1, # 0 for training, 1 for validation
+    dl=None, # Another DataLoader
+    cbs=None, # Callbacks for this pass
+)->list: # The loss and the metrics
+    "The loss and the metrics over a data set"
+    if dl is None: self.need_photos(ds_idx)
+    else: dl = self._own_dl(dl)
+    return Learner.validate(self, ds_idx, dl, cbs)
+
+# %% ../../nbs/train/03_learner.ipynb #1b6b9bb3
+class _EachPhoto:
+    "A loss of a batch as one number for each photo"
+    def __init__(self, loss): self.loss = loss
+    def __call__(self, preds, bbox, label):
+        def one(i): return self.loss(tuple(o[i:i+1] for o in preds), bbox[i:i+1], label[i:i+1])
+        return torch.stack([one(i) for i in range(len(label))])
+
+@patch
+@contextmanager
+def loss_not_reduced(self:SSDLearner):
+    "Inside, the loss is a number for each photo"
+    with replacing_yield(self, 'loss_func', _EachPhoto(self.loss_func)): yield
+
+@patch
+@delegates(Learner.get_preds)
+def get_preds(self:SSDLearner,
+    ds_idx:int=1, # 0 for training, 1 for validation
+    dl=None, # Another DataLoader
+    **kwargs, # As in fastai
+)->tuple: # ((scores, offsets), (boxes, labels)), and what else was asked for
+    "What the model says about each photo of a data set"
+    if dl is None: self.need_photos(ds_idx)
+    else: dl = self._own_dl(dl)
+    return Learner.get_preds(self, ds_idx, dl, **kwargs)
+
+@patch
+def tta(self:SSDLearner,
+    *args, # As in fastai
+    **kwargs, # As in fastai
+):
+    "Test-time augmentation: not for detectors"
+    raise NotImplementedError('tta averages what the model says about several views of a photo, but a default box sees '
+                              'something else in each view. Use learn.predict or learn.get_preds.')
+
+# %% ../../nbs/train/03_learner.ipynb #4f1b080d
+@patch
+def _note(self:SSDLearner): return detector_note(get_model(self.model), self.dls.vocab, loader_stats(self.dls.train))
+
+def _opt_state(opt):
+    "State of an optimizer as plain lists and dictionaries"
+    d = opt.state_dict()
+    return {**d, 'hypers':[dict(h) for h in d['hypers']], 'state':list(d['state'])} if isinstance(opt,Optimizer) else d
+
+@patch
+def save(self:SSDLearner,
+    file:str|Path, # Name in the folder `models`, or a path; '.pth' is added
+    with_opt:bool=True, # The state of the optimizer too?
+    **kwargs, # Ignored: options of fastai's `save` for pickle
+)->Path: # The file
+    "Save the weights, the state of the optimizer, and what the weights mean"
+    file = join_path_file(file, self.path/self.model_dir, ext='.pth')
+    if rank_distrib(): return file # another process saves
+    opt = dict(opt=_opt_state(self.opt)) if with_opt and self.opt is not None else {}
+    write_detector(file, get_model(self.model).state_dict(), self._note(), **opt)
+    return file
+
+# %% ../../nbs/train/03_learner.ipynb #d912cf9d
+def _silent(file):
+    return (f'{file} does not say what its classes, size and normalization are: it is taken to be for those of this '
+            'learner')
+
+def _check_note(learn, note, file):
+    "Compare the note of a file with a learner; how the classes get into order"
+    same_input(note['size'], note['stats'], learn.dls, f'{file} is')
+    if note['background']!=get_model(learn.model).background:
+        raise ValueError(f"{file} is for another kind of loss: 'multibox' has a background column, "
+                         "'bce' and 'focal' have none.")
+    return same_classes(note['vocab'], learn.dls.vocab, f'{file} is')
+
+_same_parts = 'Make the learner with the same arch, strides, k and size as the one that was saved.'
+
+def _note_boxes(note, state):
+    "The default boxes of a file"
+    n = sum(h*w*len(s) for (h,w),s in zip(note['grids'],note['shapes']))
+    if n!=len(state['boxes']): raise ValueError('its note has another number of default boxes than its weights')
+    res = DefaultBoxes(note['grids'], note['shapes'], note['steps'])
+    res.boxes = state['boxes'].float().cpu().clone()
+    return res
+
+@patch
+def _take_weights(self:SSDLearner, state, note, file, strict=True):
+    "Weights from a file with what belongs to them; how the classes get into order"
+    m,order = get_model(self.model),None
+    if note is None: warnings.warn(_silent(file), stacklevel=3)
+    else: order = _check_note(self, note, file)
+    shapes = {k:tuple(v.shape) for k,v in m.state_dict().items()}
+    bad = [k for k,v in state.items() if k in shapes and tuple(v.shape)!=shapes[k]]
+    if bad:
+        raise ValueError(f'{file} is for another model: {bad[0]} is {tuple(state[bad[0]].shape)} there and '
+                         f'{shapes[bad[0]]} here. {_same_parts}')
+    boxes = _note_boxes(note, state) if note is not None and 'boxes' in state else None
+    try: m.load_state_dict(state, strict=strict)
+    except RuntimeError as e:
+        why = str(e).split(':',1)[-1].strip()[:200]
+        raise ValueError(f'{file} is for another model ({why}). {_same_parts}') from None
+    if boxes is not None: m.default_boxes = boxes
+    self._one_set()
+    return order
+
+# %% ../../nbs/train/03_learner.ipynb #3bb8e09d
+def _load_opt(learn, state, file):
+    "Give the optimizer its state back"
+    opt = learn.opt
+    try:
+        if isinstance(opt,Optimizer):
+            state = dict(state=list(state['state']), hypers=L(dict(h) for h in state['hypers']))
+        opt.load_state_dict(state)
+    except (AssertionError,KeyError,TypeError,ValueError):
+        return warnings.warn(f'{file}: the state of the optimizer does not fit and is not loaded', stacklevel=3)
+    for p,s in opt.state.items() if isinstance(opt,Optimizer) else ():
+        opt.state[p] = {k:v.to(p.device) if isinstance(v,Tensor) else v for k,v in s.items()}
+
+@patch
+def load(self:SSDLearner,
+    file:str|Path, # As for `save`
+    device=None, # Not needed: weights go where the model is
+    with_opt:bool=True, # The state of the optimizer too?
+    strict:bool=True, # Must all weights be in the file?
+)->SSDLearner: # Itself
+    "Load what `save` saved, and make model, loss and default boxes one set; nothing in the file is run"
+    file = join_path_file(file, self.path/self.model_dir, ext='.pth')
+    distrib_barrier()
+    state,note,opt = read_detector(file)
+    if self.opt is None: self.create_opt()
+    order = self._take_weights(state, note, file, strict)
+    if with_opt and opt is None: warnings.warn(f'{file} holds no state of an optimizer', stacklevel=2)
+    if with_opt and opt is not None: _load_opt(self, opt, file)
+    if order: reorder_classes(get_model(self.model), order, self.opt)
+    return self
+
+# %% ../../nbs/train/03_learner.ipynb #b984bebb
+@patch
+def save_weights(self:SSDLearner,
+    file:str|Path='weights.safetensors', # In the learner's folder: .safetensors, or .pth
+)->Path: # The file
+    "Save the weights, with classes, size, normalization and default boxes, in a form that runs no code"
+    file = self.path/file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_detector(file, get_model(self.model).state_dict(), self._note())
+    return file
+
+@patch
+def load_weights(self:SSDLearner,
+    file:str|Path, # As for `save_weights`
+)->SSDLearner: # Itself
+    "Load what `save_weights` saved; nothing in the file is run"
+    state,note,_ = read_detector(self.path/file)
+    order = self._take_weights(state, note, self.path/file)
+    if order: reorder_classes(get_model(self.model), order, self.opt)
+    return self

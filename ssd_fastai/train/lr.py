@@ -23,7 +23,7 @@ def local_fit(
     y:np.ndarray, # (n,) values
     at:np.ndarray, # (m,) where to fit
     width:float, # Standard deviation of the weights, in units of `x`
-    trust=1., # (n,) further weights
+    trust:np.ndarray=1., # (n,) further weights
 ): # ((m, 3): value, slope and half the bend; (m, 3, n): the matrix that makes them from `y`)
     "A parabola around each position (local regression, Cleveland 1979)"
     d = x-at[:,None]
@@ -36,7 +36,7 @@ def local_fit(
 def best_width(
     x:np.ndarray, # (n,) positions, rising
     y:np.ndarray, # (n,) values
-    widths=(.18,.24,.32,.43,.57,.76), # Candidates, in units of `x`
+    widths:tuple=(.18,.24,.32,.43,.57,.76), # Candidates, in units of `x`
 )->float:
     "The width that predicts each point best from the others (leave-one-out)"
     def miss(w):
@@ -46,46 +46,57 @@ def best_width(
     return min([w for w in widths if w>gap] or [1.2*gap], key=miss)
 
 # %% ../../nbs/train/04_lr.ipynb #84612860
-Smooth = namedtuple('Smooth', 'x loss slope bend err') # log10 of the rate; loss; its first and second derivative; standard error of the slope
+# log10 of the learning rate; loss; its first and second derivative; standard error of the slope
+Smooth = namedtuple('Smooth', 'x loss slope bend err')
 
-def smooth_losses(
-    x:np.ndarray, # (n,) log10 of the rates, rising
-    y:np.ndarray, # (n,) losses
-    n:int=400, # Positions
-)->Smooth:
-    "Loss, slope and bend over the logarithm of the rate, robust against outliers"
+def _before_explosion(x, y):
+    "The recording up to where the losses climb well above their start, and how far they fall"
     start,low = np.median(y[:max(3,len(y)//5)]),np.median(np.sort(y)[:max(2,len(y)//20)])
     high = np.where((y>start+.3*(start-low)) & (np.arange(len(y))>=max(6,y.argmin())))[0]
-    if len(high): x,y = x[:high[0]],y[:high[0]]
+    n = high[0] if len(high) else len(x)
+    return x[:n],y[:n],start-low
+
+def smooth_losses(
+    x:np.ndarray, # (n,) log10 of the learning rates, rising
+    y:np.ndarray, # (n,) losses
+    n:int=400, # Number of positions
+)->Smooth:
+    "Loss, slope and bend over the logarithm of the learning rate, robust against outliers"
+    x,y,fall = _before_explosion(x, y)
     w,trust = best_width(x,y),np.ones(len(x))
     for _ in range(3):
         miss = y-local_fit(x,y,x,w,trust)[0][:,0]
-        sd = max(1.4826*np.median(np.abs(miss)), .01*(start-low), 1e-12)
+        sd = max(1.4826*np.median(np.abs(miss)), .01*fall, 1e-12)
         trust = (1-(miss/(6*sd))**2).clip(.001)**2
-    at = np.linspace(x[0],x[-1],n); b,L = local_fit(x,y,at,w,trust)
-    return Smooth(at, b[:,0], b[:,1], np.gradient(b[:,1],at), miss.clip(-3*sd,3*sd).std()*np.sqrt((L[:,1]**2).sum(1)))
+    at = np.linspace(x[0],x[-1],n)
+    b,L = local_fit(x,y,at,w,trust)
+    err = miss.clip(-3*sd,3*sd).std()*np.sqrt((L[:,1]**2).sum(1))
+    return Smooth(at, b[:,0], b[:,1], np.gradient(b[:,1],at), err)
 
 # %% ../../nbs/train/04_lr.ipynb #d756a070
 def _wall(s, i, step):
-    "The highest slope on the way from `i` to a deeper minimum"
+    "Where the slope is highest on the way from `i` to a deeper minimum"
     j = best = i
     while 0<j+step<len(s.slope)-1 and s.slope[j+step]>=s.slope[i]:
         j += step
         if s.slope[j]>s.slope[best]: best = j
     return best
 
+def _counts(s, i, min_fall):
+    "Is a minimum of the slope deep enough, and does the loss fall there?"
+    g,l,r = s.slope,_wall(s,i,-1),_wall(s,i,1)
+    depth = min(g[l],g[r])-g[i]
+    deep = depth>.12*-g.min() and min(depth,-g[i])>3.5*s.err[i]
+    return deep and s.loss[l:r+1].max()-s.loss[i:r+1].min()>min_fall*abs(s.loss[0])
+
 def steepest(
     s:Smooth, # Smoothed recording
-    min_fall:float=.04, # A descent counts if the loss falls by this share
+    min_fall:float=.04, # A descent counts if the loss falls by this fraction
 )->list: # Indices
     "Where the loss falls most steeply: its inflection points on the way down"
-    g,res = s.slope,[]
-    for i in range(1,len(g)-1):
-        if not (g[i]<g[i-1] and g[i]<=g[i+1]): continue
-        l,r = _wall(s,i,-1),_wall(s,i,1)
-        depth = min(g[l],g[r])-g[i]
-        if depth>.12*-g.min() and min(depth,-g[i])>3.5*s.err[i] and s.loss[l:r+1].max()-s.loss[i:r+1].min()>min_fall*abs(s.loss[0]): res.append(i)
-    return res
+    g = s.slope
+    minima = [i for i in range(1,len(g)-1) if g[i]<g[i-1] and g[i]<=g[i+1]]
+    return [i for i in minima if _counts(s, i, min_fall)]
 
 # %% ../../nbs/train/04_lr.ipynb #d37c04c0
 def knee(
@@ -101,19 +112,23 @@ def knee(
     return best if 0<best<len(s.x)-1 and 0<j<len(s.x)-1 else None
 
 # %% ../../nbs/train/04_lr.ipynb #a9e77450
+def _crossing(x, y, line, j):
+    "Where the losses cross a line between recording `j` and the next"
+    return x[j]+(line-y[j])/max(y[j+1]-y[j],1e-12)*(x[j+1]-x[j])
+
 def blow_up(
     s:Smooth, # Smoothed recording
-    x:np.ndarray, # (n,) log10 of the rates
+    x:np.ndarray, # (n,) log10 of the learning rates
     y:np.ndarray, # (n,) losses
     end:float=np.inf, # Where the losses stop being numbers
-)->float: # log10 of the rate; inf if there is none
+)->float: # log10 of the learning rate; inf if there is none
     "Where the loss begins to explode: at the raw or the smooth losses, whichever is first"
-    m = s.loss.argmin(); start = s.loss[:len(s.x)//10].mean()
+    m,start = s.loss.argmin(),s.loss[:len(s.x)//10].mean()
     line = s.loss[m]+max(.25*(start-s.loss[m]), .1*abs(start))
     up = np.where(s.loss[m:]>line)[0]
     res = min(end, s.x[m+up[0]] if len(up) else np.inf)
     below = np.where((x<=res) & (y<=line))[0]
-    if len(below) and (j := below[-1])+1<len(x): res = min(res, x[j]+(line-y[j])/max(y[j+1]-y[j],1e-12)*(x[j+1]-x[j]))
+    if len(below) and below[-1]+1<len(x): res = min(res, _crossing(x, y, line, below[-1]))
     return res-np.diff(x).max()/2 # half a step to be safe
 
 # %% ../../nbs/train/04_lr.ipynb #6b82be00
@@ -121,40 +136,57 @@ LRPoint = namedtuple('LRPoint', 'lr loss curve strong')
 LRInflections = namedtuple('LRInflections', 'points lr slice')
 
 def _recording(lrs, losses):
-    "log10 of the rates, the losses, and where they stop being numbers"
+    "log10 of the learning rates, the losses, and where they stop being numbers"
     x,y = (np.array([float(v) for v in o]) for o in (lrs,losses))
-    if len(x)!=len(y): raise ValueError(f'{len(x)} rates and {len(y)} losses: there must be one loss for each rate')
-    if (x<=0).any() or (np.diff(x)<=0).any(): raise ValueError('The rates must be larger than 0 and rise, as lr_find records them')
+    if len(x)!=len(y):
+        raise ValueError(f'{len(x)} learning rates and {len(y)} losses: there must be one loss for each learning rate')
+    if (x<=0).any() or (np.diff(x)<=0).any():
+        raise ValueError('The learning rates must be larger than 0 and rise, as lr_find records them')
     n = len(y) if np.isfinite(y).all() else int((~np.isfinite(y)).argmax())
     return np.log10(x[:n]),y[:n],np.log10(x[n]) if n<len(x) else np.inf
 
-def _analyze(lrs, losses, factor, min_fall):
-    x,y,end = _recording(lrs, losses)
-    if len(x)<6: return None,end,[],f'{len(x)} losses that are numbers are too few to read a curve: record at least 20 (num_it)'
-    s = smooth_losses(x,y); stop = blow_up(s,x,y,end)
-    steep = steepest(s,min_fall); pts = []
+def _points(s, steep, factor, stop):
+    "The steepest points and their knees as `LRPoint`s, without those too near the blow-up"
+    found = set()
     for i in steep:
-        kn = [j for j in (knee(s,i,-1),knee(s,i,1)) if j is not None]
-        near = [bool(abs(s.x[i]-s.x[j])<np.log10(factor)) for j in kn]
-        pts += [(i,'loss',any(near))]+[(j,'gradient',o) for j,o in zip(kn,near)]
-    pts = [LRPoint(float(10**s.x[i]),float(s.loss[i]),c,o) for i,c,o in sorted(set(pts)) if s.x[i]<=stop-1]
-    if pts: return s,stop,pts,''
+        knees = [j for j in (knee(s,i,-1),knee(s,i,1)) if j is not None]
+        near = [bool(abs(s.x[i]-s.x[j])<np.log10(factor)) for j in knees]
+        found |= {(i,'loss',any(near)),*((j,'gradient',o) for j,o in zip(knees,near))}
+    return [LRPoint(float(10**s.x[i]),float(s.loss[i]),c,o) for i,c,o in sorted(found) if s.x[i]<=stop-1]
+
+def _why_none(steep, stop, min_fall):
+    "Why a recording has no point to suggest"
+    why = 'Every point is within a factor 10 of the blow-up.'
+    if not steep: why = (f'The loss falls nowhere by more than its noise and {min_fall:.0%} of its start, '
+                         'or it falls evenly: there is no inflection point.')
     rise = f' It explodes from {10**stop:.1e} on: a tenth of that is the most you can try.' if np.isfinite(stop) else ''
-    return s,stop,pts,('Every point is within a factor 10 of the blow-up.' if steep else f'The loss falls nowhere by more than its noise and {min_fall:.0%} of its start, or it falls evenly: there is no inflection point.')+rise
+    return why+rise
+
+# %% ../../nbs/train/04_lr.ipynb #4dd54641
+def _analyze(lrs, losses, factor, min_fall):
+    "(smoothed recording, blow-up, points, why there are none)"
+    x,y,end = _recording(lrs, losses)
+    few = f'{len(x)} losses that are numbers are too few to read a curve: record at least 20 (num_it)'
+    if len(x)<6: return None,end,[],few
+    s = smooth_losses(x,y)
+    stop,steep = blow_up(s,x,y,end),steepest(s,min_fall)
+    pts = _points(s, steep, factor, stop)
+    return s,stop,pts,'' if pts else _why_none(steep, stop, min_fall)
 
 def _suggest(pts):
+    "(learning rate, slice) of the points"
     if not pts: return None,None
     lr = ([p for p in pts if p.strong or p.curve=='loss'] or pts)[-1].lr
     low = sorted((o for o in pts if lr/100<=o.lr<=lr/10), key=lambda o:(o.strong,o.lr))
     return lr,slice(low[-1].lr if low else lr/10, lr)
 
 def lr_inflections(
-    lrs:list, # Rates, rising
+    lrs:list, # Learning rates, rising
     losses:list, # The loss at each
     factor:float=3., # A point is strong if both curves turn within this factor
-    min_fall:float=.04, # A descent counts if the loss falls by this share
+    min_fall:float=.04, # A descent counts if the loss falls by this fraction
 )->LRInflections: # `points` (each with `lr`, `loss`, `curve`, `strong`), the suggested `lr`, and a `slice`
-    "Inflection points of an `lr_find` recording and the rates to choose (after the fast.ai SSD notebooks' inflection-point ritual)"
+    "Inflection points of an `lr_find` recording, and the learning rates to choose (after the fast.ai SSD notebooks)"
     _,_,pts,why = _analyze(lrs, losses, factor, min_fall)
     if why: warnings.warn(why, stacklevel=2)
     return LRInflections(pts, *_suggest(pts))
@@ -165,11 +197,26 @@ def lr_table(
 )->pd.DataFrame: # A row for each point, from left to right
     "The points as a table"
     used = [] if r.lr is None else [r.slice.start,r.slice.stop]
-    return pd.DataFrame([(f'{p.lr:.1e}',round(p.loss,3),p.curve,'strong' if p.strong else '','◂' if p.lr in used else '') for p in r.points], columns=['lr','loss','curve','','suggested'])
+    rows = [(f'{p.lr:.1e}', round(p.loss,3), p.curve, 'strong'*p.strong, '◂'*(p.lr in used)) for p in r.points]
+    return pd.DataFrame(rows, columns=['lr','loss','curve','','suggested'])
 
 # %% ../../nbs/train/04_lr.ipynb #51152d90
+def _limits(v):
+    "Limits of an axis that leave some room"
+    room = np.ptp(v)
+    return v.min()-.2*room-1e-6,v.max()+.4*room+1e-6
+
+def _mark(ax, s, y, pts, pair, stop, last):
+    "Gray beside the blow-up, green for the pair, a dot for each point: red for the loss, purple for the gradient"
+    ax.set_ylim(*_limits(y[s.x<stop]))
+    if np.isfinite(stop): ax.axvspan(10**(stop-1), last, color='.9')
+    if pair: ax.axvspan(pair.start, pair.stop, color='tab:green', alpha=.12)
+    for p in pts:
+        color,fill = 'tab:red' if p.curve=='loss' else 'tab:purple',None if p.strong else 'w'
+        ax.plot(p.lr, np.interp(np.log10(p.lr),s.x,y), 'o', color=color, mfc=fill)
+
 def plot_inflections(
-    lrs:list, # Rates, rising
+    lrs:list, # Learning rates, rising
     losses:list, # The loss at each
     factor:float=3., # As in `lr_inflections`
     min_fall:float=.04, # As in `lr_inflections`
@@ -179,24 +226,23 @@ def plot_inflections(
     s,stop,pts,why = _analyze(lrs, losses, factor, min_fall)
     lr,pair = _suggest(pts)
     fig,(a,b) = plt.subplots(2,1,figsize=figsize,sharex=True)
-    a.semilogx(lrs, losses, '.', ms=3, color='lightsteelblue'); a.set_ylabel('loss'); b.set_ylabel('gradient'); b.set_xlabel('rate')
-    a.set_title(why or f'rate {lr:.1e}, slice({pair.start:.1e}, {pair.stop:.1e})', fontsize=9, wrap=True)
+    a.semilogx(lrs, losses, '.', ms=3, color='lightsteelblue')
+    a.set_ylabel('loss')
+    b.set(ylabel='gradient', xlabel='learning rate')
+    a.set_title(why or f'learning rate {lr:.1e}, slice({pair.start:.1e}, {pair.stop:.1e})', fontsize=9, wrap=True)
     if s is None: return
-    a.plot(10**s.x, s.loss); b.plot(10**s.x, s.slope)
-    lo,hi = s.loss.min(),s.loss[s.x<stop].max(); a.set_ylim(lo-.15*(hi-lo)-1e-6, hi+.5*(hi-lo)+1e-6)
-    g = s.slope[s.x<stop]; b.set_ylim(g.min()-.2*np.ptp(g)-1e-6, g.max()+.2*np.ptp(g)+1e-6)
-    for ax in (a,b):
-        if np.isfinite(stop): ax.axvspan(10**(stop-1), lrs[-1], color='.9')
-        if pair: ax.axvspan(pair.start, pair.stop, color='tab:green', alpha=.12)
-        for p in pts: ax.plot(p.lr, np.interp(np.log10(p.lr),s.x,s.loss if ax is a else s.slope), 'o', color='tab:red' if p.curve=='loss' else 'tab:purple', mfc=None if p.strong else 'w')
-    for p in pts: a.annotate(f'{p.lr:.0e}', (p.lr,p.loss), (2,9), textcoords='offset points', fontsize=8, rotation=40)
+    a.plot(10**s.x, s.loss)
+    b.plot(10**s.x, s.slope)
+    for ax,y in ((a,s.loss),(b,s.slope)): _mark(ax, s, y, pts, pair, stop, lrs[-1])
+    for p in pts:
+        a.annotate(f'{p.lr:.0e}', (p.lr,p.loss), (2,9), textcoords='offset points', fontsize=8, rotation=40)
 
 # %% ../../nbs/train/04_lr.ipynb #f65b8300
 @patch
 def lr_inflections(self:Learner,
     start_lr:float=1e-7, # As in `lr_find`
     end_lr:float=10, # As in `lr_find`
-    num_it:int=100, # Batches
+    num_it:int=100, # Number of batches
     stop_div:bool=True, # Stop when the loss explodes?
     factor:float=3., # As in the function `lr_inflections`
     min_fall:float=.08, # The same; more than there, since what batches differ by is not a fall
@@ -206,19 +252,23 @@ def lr_inflections(self:Learner,
     with unchanged(self): self.lr_find(start_lr, end_lr, num_it, stop_div, show_plot=False, suggest_funcs=None)
     skip = num_it//10 # the first running means are noise
     lrs,losses = self.recorder.lrs[skip:],[float(o) for o in self.recorder.losses[skip:]]
-    with warnings.catch_warnings(record=True) as w: warnings.simplefilter('always',UserWarning); res = lr_inflections(lrs, losses, factor, min_fall)
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter('always',UserWarning)
+        res = lr_inflections(lrs, losses, factor, min_fall)
     for o in w: warnings.warn(o.message, stacklevel=2)
     if show:
-        plot_inflections(lrs, losses, factor, min_fall); plt.show()
+        plot_inflections(lrs, losses, factor, min_fall)
+        plt.show()
         if res.points: print(lr_table(res).to_string(index=False))
     return res
 
 # %% ../../nbs/train/04_lr.ipynb #f79db600
 def Inflection(
-    lrs:list, # Rates
+    lrs:list, # Learning rates
     losses:list, # Losses
-    num_it:int, # Batches
-)->tuple: # (rate, (rate, loss)); nan if there is no point
-    "The suggested rate, as a `suggest_funcs` entry of `Learner.lr_find`"
+    num_it:int, # Number of batches
+)->tuple: # (learning rate, (learning rate, loss)); nan if there is no point
+    "The suggested learning rate, as a `suggest_funcs` entry of `Learner.lr_find`"
     r = lr_inflections(lrs, losses, min_fall=.08)
-    return (r.lr,(r.lr,next(p.loss for p in r.points if p.lr==r.lr))) if r.points else (float('nan'),)+((float('nan'),)*2,)
+    if not r.points: return float('nan'),(float('nan'),float('nan'))
+    return r.lr,(r.lr,next(p.loss for p in r.points if p.lr==r.lr))
