@@ -30,5 +30,7 @@ from ssd_fastai.published.layers import PreciseBatchNorm
 from ssd_fastai.published.models import (coco_classes, published_input, ssd300_vgg16, ssd512_vgg16, ssdlite320_mobilenet_v2,
                                          ssdlite320_mobilenet_v3_large)
 from ssd_fastai.published.ssd_2018 import TanhCoder, ssd_2018, ssd_learner_2018
+from ssd_fastai.use.mistakes import Mistakes
 from ssd_fastai.use.settings import course_settings
 import ssd_fastai.data.box_stats, ssd_fastai.data.check, ssd_fastai.train.audit, ssd_fastai.train.distributed # methods only
+import ssd_fastai.use.confidence
