@@ -19,6 +19,7 @@ from ssd_fastai.ssd.anchors import (DefaultBoxes, coverage, fastai2018_boxes, fi
                                     show_coverage, show_default_boxes)
 from ssd_fastai.ssd.loss import SSDLoss, class_weights, loss_parts
 from ssd_fastai.ssd.loss_gpu import PaddedSSDLoss
+from ssd_fastai.ssd.neck import TopDown
 from ssd_fastai.ssd.model import SSD, SSDHead, class_priors, feature_grids, fitted_bias, prior_bias, ssd_body
 from ssd_fastai.ssd.detect import Detections, detect
 from ssd_fastai.train.metrics import CocoEvaluator, coco_metrics
@@ -31,10 +32,12 @@ from ssd_fastai.published.layers import PreciseBatchNorm
 from ssd_fastai.published.models import (coco_classes, published_input, ssd300_vgg16, ssd512_vgg16,
                                          ssdlite320_mobilenet_v2, ssdlite320_mobilenet_v3_large)
 from ssd_fastai.published.ssd_2018 import TanhCoder, ssd_2018, ssd_learner_2018
+from ssd_fastai.use.mistakes import Mistakes
 from ssd_fastai.use.settings import course_settings
 
-# Methods only: `dls.box_stats`, `annotations.check`, `learn.audit`, `learn.distrib`
+# Methods only: `dls.box_stats`, `annotations.check`, `learn.audit`, `learn.distrib`, `mistakes.interval`
 import ssd_fastai.data.box_stats
 import ssd_fastai.data.check
 import ssd_fastai.train.audit
 import ssd_fastai.train.distributed
+import ssd_fastai.use.confidence
