@@ -12,14 +12,24 @@ def theirs(): return tv_ssd300(weights=None,weights_backbone=None)
 
 def outputs(kind, g):
     "Scores and offsets of a kind, for one photo; (scores (1, A, C), offsets (1, A, 4), default boxes)"
-    C = int(torch.randint(2,25,(1,),generator=g)); default = fine[::3] if kind=='thousands' else coarse; A = len(default)
+    C = int(torch.randint(2,25,(1,),generator=g))
+    default = fine[::3] if kind=='thousands' else coarse
+    A = len(default)
     o,s = torch.randn(1,A,4,generator=g)*torch.tensor([1.5,.3])[torch.randint(2,(1,),generator=g)],torch.randn(1,A,C,generator=g)
     if kind=='none': s[...,0] += 30
-    elif kind=='few': s[...,0] += 5; s[:,::50,-1] += 7
-    elif kind=='ties': s = (s*2).round()/2; s[...,0] += 2             # few different scores, many times each
-    elif kind=='all the same': s.zero_(); o.zero_()
+    elif kind=='few':
+        s[...,0] += 5
+        s[:,::50,-1] += 7
+    elif kind=='ties':  # few different scores, many times each
+        s = (s*2).round()/2
+        s[...,0] += 2
+    elif kind=='all the same':
+        s.zero_()
+        o.zero_()
     elif kind=='thousands': s *= .2
-    elif kind=='twins': s[:,1::2] = s[:,:-1:2][:,:s[:,1::2].shape[1]]; o[:,1::2] = o[:,:-1:2][:,:o[:,1::2].shape[1]]
+    elif kind=='twins':
+        s[:,1::2] = s[:,:-1:2][:,:s[:,1::2].shape[1]]
+        o[:,1::2] = o[:,:-1:2][:,:o[:,1::2].shape[1]]
     elif kind=='beyond the photo': o *= 8
     elif kind=='saturated': s[...,1:] += 40*(torch.rand(1,A,C-1,generator=g)<.2)
     return s,o,default
@@ -35,9 +45,11 @@ def rows(boxes, scores, labels): return {(l,s,*b) for l,s,b in zip(labels.tolist
 @pytest.mark.parametrize('kind', kinds)
 def test_equal_to_torchvision(theirs, kind):
     "25 cases of each of 8 kinds. Equal scores have no order, so which of them are the last of 200 is chance, in torchvision too: all that is kept without that limit must be the same"
-    g = torch.Generator().manual_seed(kinds.index(kind)); found = 0
+    g = torch.Generator().manual_seed(kinds.index(kind))
+    found = 0
     for i in range(25):
-        s,o,default = outputs(kind,g); vocab = list(range(s.shape[2]-1))
+        s,o,default = outputs(kind,g)
+        vocab = list(range(s.shape[2]-1))
         (want,),(every,) = judge(theirs,s,o,default),judge(theirs,s,o,default,detections_per_img=10**6)
         got,all_got = (detect((s,o), default, coder, [(1,1)], vocab, degenerate=True, keep=k)[0] for k in (None,10**6))
         assert torch.allclose(got.scores,want['scores'],atol=1e-6) and torch.allclose(all_got.scores,every['scores'],atol=1e-6), i
@@ -50,14 +62,17 @@ def test_equal_to_torchvision(theirs, kind):
 def test_other_settings(theirs):
     g = torch.Generator().manual_seed(9)
     for kw in (dict(score_thresh=.001,topk_candidates=300,nms_thresh=.55,detections_per_img=300), dict(score_thresh=.3,topk_candidates=7,nms_thresh=.9,detections_per_img=3)):
-        s,o,default = outputs('thousands',g); want, = judge(theirs,s,o,default,**kw)
+        s,o,default = outputs('thousands',g)
+        want, = judge(theirs,s,o,default,**kw)
         got, = detect((s,o), default, coder, [(1,1)], list(range(s.shape[2]-1)), degenerate=True, min_score=kw['score_thresh'], top_k=kw['topk_candidates'], nms=kw['nms_thresh'], keep=kw['detections_per_img'])
         assert torch.equal(got.labels,want['labels']-1) and torch.allclose(got.boxes,want['boxes'],atol=1e-6)
 
 def test_boxes_without_area_are_left_out(theirs):
     "The one deviation: torchvision keeps what lies outside the photo, as a box of no area"
-    g = torch.Generator().manual_seed(3); s,o,default = outputs('beyond the photo',g)
-    want, = judge(theirs,s,o,default); got, = detect((s,o), default, coder, [(1,1)], list(range(s.shape[2]-1)))
+    g = torch.Generator().manual_seed(3)
+    s,o,default = outputs('beyond the photo',g)
+    want, = judge(theirs,s,o,default)
+    got, = detect((s,o), default, coder, [(1,1)], list(range(s.shape[2]-1)))
     flat = lambda b: ((b[:,2:]-b[:,:2])<=0).any(1)
     assert flat(want['boxes']).any() and not flat(got.boxes).any() and len(got)>0
 
@@ -69,7 +84,8 @@ def test_listed_path_is_the_same(background, nms):
     for kind in ('few','thousands','none','beyond the photo'):
         s,o,default = outputs(kind,g)
         if not background: s = s[...,1:]-(30 if kind=='none' else 2)
-        s,o = torch.cat([s,s.flip(1)]),torch.cat([o,o.flip(1)]); vocab = list(range(s.shape[2]-background))
+        s,o = torch.cat([s,s.flip(1)]),torch.cat([o,o.flip(1)])
+        vocab = list(range(s.shape[2]-background))
         for kw in (dict(),dict(keep=5),dict(top_k=9,min_score=.2)):
             a,b = (detect((s,o), default, coder, [(30,20)]*2, vocab, background, listed=l, nms=nms, **kw) for l in (False,True))
             for x,y in zip(a,b): # equal scores, which chance brings, have no order
@@ -79,9 +95,12 @@ def test_listed_path_is_the_same(background, nms):
 
 def test_list_too_short_falls_back(monkeypatch):
     import ssd_fastai.ssd.detect as d
-    g = torch.Generator().manual_seed(5); s,o,default = outputs('thousands',g); vocab = list(range(s.shape[2]-1))
+    g = torch.Generator().manual_seed(5)
+    s,o,default = outputs('thousands',g)
+    vocab = list(range(s.shape[2]-1))
     want, = detect((s,o), default, coder, [(1,1)], vocab, listed=False)
-    real = d.shortlist; monkeypatch.setattr(d,'shortlist',lambda *a,**k: real(*a,**k)[:,:60])
+    real = d.shortlist
+    monkeypatch.setattr(d,'shortlist',lambda *a,**k: real(*a,**k)[:,:60])
     got, = detect((s,o), default, coder, [(1,1)], vocab, listed=True)
     assert len(want)>60 and torch.allclose(got.boxes,want.boxes,atol=1e-6)
 

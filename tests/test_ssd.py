@@ -64,7 +64,8 @@ def test_match_equals_torchvision_without_collisions(seed):
     g = torch.Generator().manual_seed(seed)
     while True:
         b = boxes(int(torch.randint(1,12,(1,),generator=g)), g)
-        iou = box_iou(b,default); best = iou.argmax(1)
+        iou = box_iou(b,default)
+        best = iou.argmax(1)
         if len(best.unique())==len(best): break     # where two objects share a best box, ours differs on purpose: the next test
     assert torch.equal(match(default,b), SSDMatcher(.5)(iou).clamp(min=-1))
 
@@ -72,7 +73,8 @@ def test_each_object_keeps_a_box_where_torchvision_forgets():
     forgotten = 0
     for seed in range(300):
         g = torch.Generator().manual_seed(seed)
-        n = int(torch.randint(2,60,(1,),generator=g)); b = boxes(n,g,.001)*torch.rand(1,generator=g)
+        n = int(torch.randint(2,60,(1,),generator=g))
+        b = boxes(n,g,.001)*torch.rand(1,generator=g)
         if seed%3==0: b[n//2:] = b[:n-n//2].clone()
         assert set(match(default,b).tolist()) >= set(range(n))
         forgotten += len(set(range(n))-set(SSDMatcher(.5)(box_iou(b,default)).tolist()))
@@ -82,7 +84,8 @@ def test_each_object_keeps_a_box_where_torchvision_forgets():
 
 def tv_loss(scores, offsets, objs, labels, matched):
     "torchvision's loss for the same matches"
-    m = tvssd.SSD.__new__(tvssd.SSD); nn.Module.__init__(m)
+    m = tvssd.SSD.__new__(tvssd.SSD)
+    nn.Module.__init__(m)
     m.box_coder,m.neg_to_pos_ratio = TVCoder((10.,10.,5.,5.)),3
     out = m.compute_loss([dict(boxes=b,labels=l) for b,l in zip(objs,labels)], dict(bbox_regression=offsets,cls_logits=scores), [default]*len(objs), matched)
     return out['bbox_regression']+out['classification']
@@ -111,7 +114,8 @@ def test_empty_photos_teach(kind):
     assert torch.isfinite(loss) and loss>0 and (s.grad.abs().sum((1,2))>0).all()
 
 def test_padding_trains_nobody():
-    l = SSDLoss(default); p = torch.randn(1,300,4),torch.randn(1,300,4)
+    l = SSDLoss(default)
+    p = torch.randn(1,300,4),torch.randn(1,300,4)
     b,y = torch.tensor([[[-.5,-.5,.5,.5]]]),torch.tensor([[2]])
     assert torch.equal(l(p,b,y), l(p,torch.cat([b,torch.zeros(1,40,4)],1),torch.cat([y,torch.zeros(1,40).long()],1)))
 
@@ -137,7 +141,9 @@ def test_any_body_trains(arch, strides, chs):
     assert grids==[(math.ceil(96/s),math.ceil(128/s)) for s in strides]
     db = DefaultBoxes(grids, [[(.1,.1),(.2,.1)]]*3)
     m = SSD(body, db, 5, size, boosters=1, width=32)
-    outs = [m(torch.randn(2,3,*size))]; m.eval(); outs.append(m(torch.randn(2,3,*size)))
+    outs = [m(torch.randn(2,3,*size))]
+    m.eval()
+    outs.append(m(torch.randn(2,3,*size)))
     for s,o in outs: assert s.shape==(2,len(db),6) and o.shape==(2,len(db),4)
     (outs[0][0].square().mean()+outs[0][1].square().mean()).backward()
     assert [n for n,p in m.named_parameters() if p.grad is None]==[]
@@ -148,7 +154,8 @@ def test_2018():
     m = ssd_2018(resnet18, 4, pretrained=False)
     s,o = m.eval()(torch.zeros(1,3,224,224))
     assert s.shape==(1,189,4) and m.grids==[(4,4),(2,2),(1,1)] and abs(s.mean()+4)<.5
-    d = fastai2018_boxes(); lim = TanhCoder(d.cells).decode(torch.full((189,4),99.), d.boxes)
+    d = fastai2018_boxes()
+    lim = TanhCoder(d.cells).decode(torch.full((189,4),99.), d.boxes)
     assert torch.allclose(xyxy2cxcywh(lim)[:,:2]-xyxy2cxcywh(d.boxes)[:,:2], d.cells/2) and torch.allclose(xyxy2cxcywh(lim)[:,2:], xyxy2cxcywh(d.boxes)[:,2:]*1.5)
 
 def test_wrong_sizes_and_strides():
@@ -166,7 +173,8 @@ def test_detections_equal_torchvision():
     "The same scores and offsets through torchvision's post-processing"
     g = torch.Generator().manual_seed(3)
     scores,offsets = torch.randn(2,300,4,generator=g)*3,torch.randn(2,300,4,generator=g)
-    m = tvssd.SSD.__new__(tvssd.SSD); nn.Module.__init__(m)
+    m = tvssd.SSD.__new__(tvssd.SSD)
+    nn.Module.__init__(m)
     m.box_coder,m.score_thresh,m.topk_candidates,m.nms_thresh,m.detections_per_img = TVCoder((10.,10.,5.,5.)),.01,400,.45,200
     W,H = 320,240
     want = m.postprocess_detections(dict(bbox_regression=offsets,cls_logits=scores), [default*torch.tensor([W,H,W,H])]*2, [(H,W)]*2)
@@ -187,11 +195,14 @@ def test_fitted_boxes_cover(train):
     with pytest.raises(ValueError, match='no objects'): fit_default_boxes(train[24:25] if not train[24].labels else [], grids)
 
 def test_dropout_is_there():
-    body = ssd_body(resnet18, [8,16,32], pretrained=False); db = DefaultBoxes([(8,8),(4,4),(2,2)],[[(.1,.1)]]*3)
+    body = ssd_body(resnet18, [8,16,32], pretrained=False)
+    db = DefaultBoxes([(8,8),(4,4),(2,2)],[[(.1,.1)]]*3)
     for kw,n in ((dict(drop=0.),0),(dict(drop=.3),3),(dict(drop=.3,boosters=2),6)):
         assert sum(isinstance(m,nn.Dropout) and m.p==.3 for m in SSD(body,db,2,(64,64),**kw).modules())==n
 
 def test_identical_objects_get_neighboring_boxes():
-    d = DefaultBoxes([(20,20)],[[(.05,.05)]]).boxes; b = torch.tensor([[.101,.101,.149,.149]]*2)
-    own = match(d,b); at = [((d[own==i][:,:2]+d[own==i][:,2:])/2) for i in (0,1)]
+    d = DefaultBoxes([(20,20)],[[(.05,.05)]]).boxes
+    b = torch.tensor([[.101,.101,.149,.149]]*2)
+    own = match(d,b)
+    at = [((d[own==i][:,:2]+d[own==i][:,2:])/2) for i in (0,1)]
     assert all(len(a) for a in at) and (torch.cat(at)-.125).abs().max()<.06

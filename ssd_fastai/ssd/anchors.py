@@ -20,7 +20,7 @@ from ..data.boxes import cxcywh2xyxy, show_boxes
 # %% ../../nbs/ssd/00_anchors.ipynb #2e6d28c0
 def grid_centers(
     grid:tuple, # (rows, columns)
-    step:float=None, # Side of a cell, as a share of the photo; default: 1/rows and 1/columns
+    step:float=None, # Side of a cell, as a fraction of the photo; default: 1/rows and 1/columns
 )->Tensor: # (rows*columns, 2) x,y from 0 to 1, row by row
     "The centers of the cells of a grid laid over the photo"
     h,w = grid
@@ -31,7 +31,7 @@ def grid_centers(
 def grid_boxes(
     grid:tuple, # (rows, columns)
     shapes:Tensor, # (k, 2) widths and heights, 0 to 1
-    step:float=None, # Side of a cell, as a share of the photo; default: 1/rows and 1/columns
+    step:float=None, # Side of a cell, as a fraction of the photo; default: 1/rows and 1/columns
 )->Tensor: # (rows*columns*k, 4) center boxes, cell by cell, in each cell shape by shape
     "A box of each shape in every cell of a grid"
     mid = grid_centers(grid, step)
@@ -43,20 +43,29 @@ class DefaultBoxes:
     def __init__(self,
         grids:list, # (rows, columns) of each feature map
         shapes:list, # For each feature map, (k, 2) widths and heights, 0 to 1
-        steps:list=None, # For each feature map, the side of a cell as a share of the photo; default: 1/rows and 1/columns
+        steps:list=None, # Side of a cell of each map, as a fraction of the photo; default: 1/rows and 1/columns
         clip:bool=False, # Cut the boxes off at the edge of the photo?
     ):
         if len(grids)!=len(shapes): raise ValueError(f'{len(grids)} grids but {len(shapes)} lists of shapes')
-        self.grids,self.shapes = [tuple(g) for g in grids],[torch.as_tensor(s,dtype=torch.float32).view(-1,2) for s in shapes]
-        self.steps = [None]*len(grids) if steps is None else list(steps)
+        self.grids = [tuple(g) for g in grids]
+        self.shapes = [torch.as_tensor(s,dtype=torch.float32).view(-1,2) for s in shapes]
+        self.steps,self.clip = [None]*len(grids) if steps is None else list(steps),clip
         bs = [grid_boxes(g,s,t) for g,s,t in zip(self.grids,self.shapes,self.steps,strict=True)]
         self.boxes = cxcywh2xyxy(torch.cat(bs)) # (A, 4) corners, 0 to 1
         if clip: self.boxes = self.boxes.clamp(0,1)
-        self.cells = torch.cat([torch.tensor([1/g[1],1/g[0]]).expand(len(b),2) for g,b in zip(self.grids,bs)]) # (A, 2) width and height
+        cells = [torch.tensor([1/g[1],1/g[0]]).expand(len(b),2) for g,b in zip(self.grids,bs)]
+        self.cells = torch.cat(cells) # (A, 2) width and height of the cell of each box
     @property
     def k(self): return [len(s) for s in self.shapes]
     def __len__(self): return len(self.boxes)
-    def __repr__(self): return f'{len(self)} default boxes: ' + ', '.join(f'{h}×{w} grid × {k}' for (h,w),k in zip(self.grids,self.k))
+    def __eq__(self, o): return isinstance(o,DefaultBoxes) and self.state()==o.state()
+    __hash__ = None
+    def state(self)->dict: # Plain numbers
+        "Everything that makes these boxes: `DefaultBoxes(**state)` makes them again"
+        return dict(grids=self.grids, shapes=[s.tolist() for s in self.shapes], steps=self.steps, clip=self.clip)
+    def __repr__(self):
+        maps = ', '.join(f'{h}×{w} grid × {k}' for (h,w),k in zip(self.grids,self.k))
+        return f'{len(self)} default boxes: {maps}'
 
 # %% ../../nbs/ssd/00_anchors.ipynb #f90f4ce0
 def fastai2018_boxes(
@@ -68,37 +77,47 @@ def fastai2018_boxes(
 
 # %% ../../nbs/ssd/00_anchors.ipynb #ce74cba0
 def paper_shapes(
-    scale:float, # Scale of this map, as a share of the photo
+    scale:float, # Scale of this map, as a fraction of the photo
     after:float, # Scale of the next map
     ratios:tuple=(2,), # Width over height, beyond the squares; each also the other way round
     clip:bool=True, # Widths and heights at most 1, as in torchvision?
 )->Tensor: # (2+2*len(ratios), 2) widths and heights
     "The shapes of one map in the SSD paper (§2.2), in torchvision's order"
     wh = [(scale,scale),(s:=math.sqrt(scale*after),s)]
-    for r in ratios: a,b = scale*math.sqrt(r),scale/math.sqrt(r); wh += [(a,b),(b,a)]
+    for r in ratios:
+        a,b = scale*math.sqrt(r),scale/math.sqrt(r)
+        wh += [(a,b),(b,a)]
     res = torch.tensor(wh)
     return res.clamp(max=1) if clip else res
 
 # %% ../../nbs/ssd/00_anchors.ipynb #7c0b1c10
-_sets = {f'ssd{n}_{d}':dict(size=n, grids=g, steps=st, scales=sc, ratios=r) for n,g,st,r,scs in (
-    (300,(38,19,10,5,3,1),(8,16,32,64,100,300),[(2,),*[(2,3)]*3,(2,),(2,)],dict(coco=(.07,.15,.33,.51,.69,.87,1.05),voc=(.1,.2,.37,.54,.71,.88,1.05))),
-    (512,(64,32,16,8,4,2,1),(8,16,32,64,128,256,512),[(2,),*[(2,3)]*4,(2,),(2,)],dict(coco=(.04,.1,.26,.42,.58,.74,.9,1.06),voc=(.07,.15,.3,.45,.6,.75,.9,1.05)))) for d,sc in scs.items()}
-_sets['ssdlite320'] = dict(size=320, grids=(20,10,5,3,2,1), steps=None, scales=(.2,.35,.5,.65,.8,.95,1.), ratios=[(2,3)]*6)
-boxes_strides = {**{k:(8,16,32,64,128,256,512)[:len(v['grids'])] for k,v in _sets.items()}, 'ssdlite320':(16,32,64,128,256,512), 'fastai2018':(64,128,256)}
+_grids = {'ssd300':(38,19,10,5,3,1), 'ssd512':(64,32,16,8,4,2,1), 'ssdlite320':(20,10,5,3,2,1)}
+_steps = {'ssd300':(8,16,32,64,100,300), 'ssd512':(8,16,32,64,128,256,512)} # pixels
+_ratios = {'ssd300':[(2,),(2,3),(2,3),(2,3),(2,),(2,)], 'ssd512':[(2,),(2,3),(2,3),(2,3),(2,3),(2,),(2,)],
+           'ssdlite320':[(2,3)]*6}
+_scales = {'ssd300_coco':(.07,.15,.33,.51,.69,.87,1.05), 'ssd300_voc':(.1,.2,.37,.54,.71,.88,1.05),
+           'ssd512_coco':(.04,.1,.26,.42,.58,.74,.9,1.06), 'ssd512_voc':(.07,.15,.3,.45,.6,.75,.9,1.05),
+           'ssdlite320':(.2,.35,.5,.65,.8,.95,1.)}
+boxes_strides = {'ssd300_coco':(8,16,32,64,128,256), 'ssd300_voc':(8,16,32,64,128,256),
+                 'ssd512_coco':(8,16,32,64,128,256,512), 'ssd512_voc':(8,16,32,64,128,256,512),
+                 'ssdlite320':(16,32,64,128,256,512), 'fastai2018':(64,128,256)}
 
 def published_boxes(
     name:str, # 'ssd300_coco', 'ssd300_voc', 'ssd512_coco', 'ssd512_voc', 'ssdlite320' or 'fastai2018'
-    grids:list=None, # (rows, columns) of each feature map, finest first, one for each of the set's; default: the published grids and steps
+    grids:list=None, # (rows, columns) of each of the set's feature maps, finest first; default: as published
     clip:bool=True, # Widths and heights at most 1, as in torchvision? Caffe's SSD did not
 )->DefaultBoxes:
     "The default boxes of a published detector (SSD paper; torchvision 0.29; fast.ai 2018)"
-    if name not in boxes_strides: raise ValueError(f"There is no set of default boxes '{name}': choose one of {', '.join(boxes_strides)}")
+    if name not in boxes_strides:
+        raise ValueError(f"There is no set of default boxes '{name}': choose one of {', '.join(boxes_strides)}")
     if name=='fastai2018': return fastai2018_boxes(grids or ((4,4),(2,2),(1,1)))
-    s = _sets[name]
-    shapes = [paper_shapes(a,b,r,clip) for a,b,r in zip(s['scales'],s['scales'][1:],s['ratios'])]
-    if grids and len(grids)!=len(shapes): raise ValueError(f"'{name}' has {len(shapes)} feature maps, and you give {len(grids)} grids: use the strides {boxes_strides[name]}")
-    steps = None if grids or not s['steps'] else [t/s['size'] for t in s['steps']]
-    return DefaultBoxes(grids or [(g,g) for g in s['grids']], shapes, steps)
+    family,scales = name.split('_')[0],_scales[name]
+    shapes = [paper_shapes(a,b,r,clip) for a,b,r in zip(scales,scales[1:],_ratios[family])]
+    if grids and len(grids)!=len(shapes):
+        raise ValueError(f"'{name}' has {len(shapes)} feature maps, and you give {len(grids)} grids: "
+                         f'use the strides {boxes_strides[name]}')
+    steps = [t/int(family[3:]) for t in _steps[family]] if family in _steps and not grids else None
+    return DefaultBoxes(grids or [(g,g) for g in _grids[family]], shapes, steps)
 
 # %% ../../nbs/ssd/00_anchors.ipynb #a8207d80
 def show_default_boxes(
@@ -108,17 +127,19 @@ def show_default_boxes(
     w:float=2.2, # Width of a picture in inches
 ):
     "The default boxes of the middle cell of each grid, with the centers of the other cells"
-    if axs is None: axs = plt.subplots(1,len(boxes.grids),figsize=(w*len(boxes.grids),w*photo.size[1]/photo.size[0]+.3),squeeze=False)[1][0]
+    n = len(boxes.grids)
+    if axs is None: axs = plt.subplots(1,n,figsize=(w*n,w*photo.size[1]/photo.size[0]+.3),squeeze=False)[1][0]
     wh,start = torch.tensor([*photo.size]*2),0
     for ax,g,k,st in zip(axs,boxes.grids,boxes.k,boxes.steps):
-        mid = start+k*((g[0]//2)*g[1]+g[1]//2); start += k*g[0]*g[1]
+        mid = start+k*((g[0]//2)*g[1]+g[1]//2)
+        start += k*g[0]*g[1]
         show_boxes(photo, boxes.boxes[mid:mid+k]*wh, classes=range(k), ax=ax, title=f'{g[0]}×{g[1]}')
         ax.plot(*(grid_centers(g,st)*wh[:2]).T, 'w.', ms=min(4,30/g[1]))
     return axs
 
 # %% ../../nbs/ssd/00_anchors.ipynb #2ec318a0
 def normalized_boxes(r)->Tensor: # (n, 4) corners, 0 to 1
-    "The boxes of a record as shares of its photo"
+    "The boxes of a record as fractions of its photo"
     return torch.from_numpy(r.boxes)/torch.tensor([*r.size,*r.size],dtype=torch.float32)
 
 def best_ious(
@@ -130,7 +151,8 @@ def best_ious(
     rows = []
     for r in annotations:
         if not r.labels: continue
-        b = normalized_boxes(r); iou = box_iou(b, boxes)
+        b = normalized_boxes(r)
+        iou = box_iou(b, boxes)
         rows += list(zip(r.labels, *(b[:,2:]-b[:,:2]).T.tolist(), iou.amax(1).tolist(), (iou>=thr).sum(1).tolist()))
     return pd.DataFrame(rows, columns=['class','w','h','best','n'])
 
@@ -138,14 +160,17 @@ def coverage(
     boxes, # `DefaultBoxes`, or (A, 4) corners 0 to 1
     annotations, # `Annotations`
     thr:float=.5, # IoU that counts as a match
-    by:str='class', # 'class', or 'size': the side of an object as a share of the photo's
+    by:str='class', # 'class', or 'size': the side of an object as a fraction of the photo's
 )->pd.DataFrame: # A row for each class or size: objects, covered (%), mean best IoU, default boxes per object
-    "The share of objects that some default box fits"
+    "The fraction of objects that some default box fits"
     if by not in ('class','size'): raise ValueError(f"by='{by}': choose 'class' or 'size'")
     df = best_ious(getattr(boxes,'boxes',boxes), annotations, thr)
-    df['size'] = pd.cut((df.w*df.h)**.5, [0,.05,.1,.2,.4,2], labels=['below 5 %','5–10 %','10–20 %','20–40 %','above 40 %'])
+    names = ['below 5 %','5–10 %','10–20 %','20–40 %','above 40 %']
+    df['size'] = pd.cut((df.w*df.h)**.5, [0,.05,.1,.2,.4,2], labels=names)
     g = df.groupby(by, observed=True)
-    res = pd.DataFrame({'objects':g.size(), 'covered %':(100*g.best.agg(lambda s:(s>=thr).mean())).round(1), 'mean best IoU':g.best.mean().round(2), 'boxes per object':g.n.mean().round(1)})
+    covered = 100*g.best.agg(lambda s:(s>=thr).mean())
+    res = pd.DataFrame({'objects':g.size(), 'covered %':covered.round(1), 'mean best IoU':g.best.mean().round(2),
+                        'boxes per object':g.n.mean().round(1)})
     return res.reindex([v for v in annotations.vocab if v in g.groups]) if by=='class' else res
 
 # %% ../../nbs/ssd/00_anchors.ipynb #7b209c50
@@ -170,7 +195,9 @@ def kmeans(
     c = wh[order[torch.searchsorted(cum, (torch.arange(k)+.5)/k).clamp(max=len(wh)-1)]].clone()
     for _ in range(iters):
         own = shape_iou(wh,c).argmax(1)
-        for j in own.unique(): m = own==j; c[j] = (wh[m].log()*weight[m,None]).sum(0).div(weight[m].sum()).exp()
+        for j in own.unique():
+            m = own==j
+            c[j] = (wh[m].log()*weight[m,None]).sum(0).div(weight[m].sum()).exp()
     return c[c.prod(1).argsort()]
 
 # %% ../../nbs/ssd/00_anchors.ipynb #80b9c2b0
@@ -183,7 +210,10 @@ def fit_default_boxes(
 )->DefaultBoxes: # k shapes on each grid
     "Default boxes fitted to the objects of a data set, each shape on a grid that suits its size"
     wh,names = [],[]
-    for r in annotations: b = normalized_boxes(r); wh.append(b[:,2:]-b[:,:2]); names += r.labels
+    for r in annotations:
+        b = normalized_boxes(r)
+        wh.append(b[:,2:]-b[:,:2])
+        names += r.labels
     wh = torch.cat(wh) if wh else torch.zeros(0,2)
     if not len(wh): raise ValueError('There are no objects to fit default boxes to')
     count = pd.Series(names).value_counts()
@@ -212,7 +242,8 @@ def show_coverage(
     df = best_ious(boxes.boxes, annotations)
     s = ax.scatter(df.w, df.h, c=df.best, vmin=0, vmax=1, s=4)
     for sh in boxes.shapes: ax.plot(*sh.T, 'rx', ms=6)
-    ax.set(xlabel='width', ylabel='height', title=title); plt.colorbar(s, ax=ax, label='best IoU')
+    ax.set(xlabel='width', ylabel='height', title=title)
+    plt.colorbar(s, ax=ax, label='best IoU')
     return ax
 
 # %% ../../nbs/ssd/00_anchors.ipynb #71d91f90
@@ -220,10 +251,12 @@ def warn_coverage(
     boxes:DefaultBoxes, # Default boxes
     annotations, # `Annotations`
     least:float=50., # Warn about a class covered less than this, in percent
-    remedy:str='Fit the boxes to the data (boxes=None), add a finer stride, or use a larger size.', # What to do about it
+    remedy:str='Fit the boxes to the data (boxes=None), add a finer stride, or use a larger size.', # What to do
     stacklevel:int=3, # Whose line the warning shows, as for `warnings.warn`
 ):
     "Warn about classes that the default boxes hardly cover, with the remedy"
     c = coverage(boxes, annotations)['covered %']
     bad = ', '.join(f'{k} {v:.0f} %' for k,v in c.items() if v<least)
-    if bad: warnings.warn(f'Few objects of these classes have a default box that fits (IoU ≥ .5): {bad}. They will be hard to find. {remedy}', stacklevel=stacklevel)
+    if not bad: return
+    warnings.warn(f'Few objects of these classes have a default box that fits (IoU ≥ .5): {bad}. '
+                  f'They will be hard to find. {remedy}', stacklevel=stacklevel)

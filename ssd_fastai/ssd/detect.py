@@ -29,10 +29,13 @@ class Detections:
     def names(self): return [self.vocab[i] for i in self.labels.tolist()]
     def __len__(self): return len(self.scores)
     def __getitem__(self, i):
-        if isinstance(i,int): i = range(len(self))[i]; i = slice(i,i+1)
+        if isinstance(i,int):
+            i = range(len(self))[i]
+            i = slice(i,i+1)
         return Detections(self.boxes[i],self.scores[i],self.labels[i],self.vocab,self.photo)
     def __repr__(self):
-        rows = [f'  {n} {s:.2f} {[round(v,1) for v in b]}' for n,s,b in zip(self.names,self.scores.tolist(),self.boxes.tolist())]
+        found = zip(self.names, self.scores.tolist(), self.boxes.tolist())
+        rows = [f'  {n} {s:.2f} {[round(v,1) for v in b]}' for n,s,b in found]
         return '\n'.join([f'{len(self)} detections']+rows[:8]+([f'  … and {len(rows)-8} more'] if len(rows)>8 else []))
 
 @patch
@@ -42,7 +45,8 @@ def show(self:Detections,
 ):
     "Draw the detections on the photo"
     d = self[self.scores>=min_score]
-    return show_boxes(self.photo, d.boxes, [f'{n} {s:.2f}' for n,s in zip(d.names,d.scores.tolist())], d.labels, **kwargs)
+    texts = [f'{n} {s:.2f}' for n,s in zip(d.names,d.scores.tolist())]
+    return show_boxes(self.photo, d.boxes, texts, d.labels, **kwargs)
 
 @patch
 def to_coco(self:Detections,
@@ -71,10 +75,13 @@ def candidates(
     top_k:int, # Best boxes of each class
 ): # (scores (n,), numbers of the boxes (n,), labels (n,)), class by class, in each the highest score first
     "The best boxes of each class"
-    p = probs.t().contiguous(); m = (p>min_score)&ok; res = []
+    p = probs.t().contiguous()
+    m = (p>min_score)&ok
+    res = []
     for c,n in enumerate(m.sum(1).tolist()):
         if not n: continue
-        i = m[c].nonzero()[:,0]; s,j = p[c,i].topk(min(top_k,n))
+        i = m[c].nonzero()[:,0]
+        s,j = p[c,i].topk(min(top_k,n))
         res.append((s,i[j],torch.full_like(j,c)))
     if not res: return p.new_zeros(0),*(torch.zeros(2,0,dtype=torch.long,device=p.device))
     return tuple(torch.cat(o) for o in zip(*res))
@@ -87,8 +94,10 @@ def nms_by_class(
     iou:float, # From which two boxes of a class are the same object
 )->Tensor: # Positions that are kept, in order
     "NMS in each class for itself"
-    o = labels.argsort(stable=True); n = torch.bincount(labels).tolist()
-    return torch.cat([i[greedy_nms(b,s,iou)] for i,b,s in zip(o.split(n),boxes[o].split(n),scores[o].split(n)) if len(i)]).sort().values
+    o = labels.argsort(stable=True)
+    n = torch.bincount(labels).tolist()
+    by_class = zip(o.split(n), boxes[o].split(n), scores[o].split(n))
+    return torch.cat([i[greedy_nms(b,s,iou)] for i,b,s in by_class if len(i)]).sort().values
 
 def suppress(
     boxes:Tensor, # (n, 4) candidates
@@ -101,7 +110,8 @@ def suppress(
     if len(scores)<=1000: return batched_nms(boxes, scores, labels, iou)[:keep]
     n = 2*keep
     while True:
-        first = (scores>=scores.topk(n).values[-1]).nonzero()[:,0] if n<len(scores) else torch.arange(len(scores),device=scores.device)
+        if n<len(scores): first = (scores>=scores.topk(n).values[-1]).nonzero()[:,0]
+        else: first = torch.arange(len(scores), device=scores.device)
         o = first[scores[first].argsort(descending=True,stable=True)]
         k = nms_by_class(boxes[o], scores[o], labels[o], iou)
         if len(k)>=keep or n>=len(scores): return o[k[:keep]]
@@ -110,7 +120,8 @@ def suppress(
 # %% ../../nbs/ssd/04_detect.ipynb #e223e030
 def _best(boxes, scores, labels, nms, keep):
     "What is kept of the candidates, highest score first"
-    i = scores.argsort(descending=True, stable=True)[:keep] if nms is None else suppress(boxes, scores, labels, nms, keep or 200)
+    if nms is None: i = scores.argsort(descending=True, stable=True)[:keep]
+    else: i = suppress(boxes, scores, labels, nms, keep or 200)
     return boxes[i],scores[i],labels[i]
 
 def select(
@@ -150,7 +161,8 @@ def shortlist(
     degenerate:bool=False, # As for `select`
 )->Tensor: # (B, n, 6) box (corners 0 to 1), score, label; highest score first
     "The best candidates of a batch, without a question to the device"
-    p = class_probs(preds[0], background); C = p.shape[2]
+    p = class_probs(preds[0], background)
+    C = p.shape[2]
     b = coder.decode(preds[1].float(), default).clamp(0,1)
     p = p*(((b[...,2:]-b[...,:2])>0).all(-1,keepdim=True)|degenerate)
     s,i = p.topk(min(top_k,p.shape[1]), dim=1)
@@ -181,14 +193,18 @@ def detect(
     **kwargs, # Passed to `select`: nms, keep
 )->list: # `Detections` for each photo
     "Detections of a batch in the pixels of its photos"
-    scores,offsets = (o.as_subclass(Tensor).float() for o in preds); res = []
+    scores,offsets = (o.as_subclass(Tensor).float() for o in preds)
+    res = []
     def one(i):
         r = worth_a_look(scores[i], background, min_score)
-        return (o.cpu() for o in select(class_probs(scores[i][r],background), coder.decode(offsets[i][r],default[r]), min_score, top_k=top_k, degenerate=degenerate, **kwargs))
+        probs,boxes = class_probs(scores[i][r],background),coder.decode(offsets[i][r],default[r])
+        return (o.cpu() for o in select(probs, boxes, min_score, top_k=top_k, degenerate=degenerate, **kwargs))
     if (scores.device.type!='cpu' if listed is None else listed):
         rows = shortlist((scores,offsets), default, coder, background, top_k, degenerate=degenerate).cpu()
         complete = rows.shape[1]==min(top_k,scores.shape[1])*(scores.shape[2]-background)
         found = (_from_list(r, complete, min_score, **kwargs) or one(i) for i,r in enumerate(rows))
     else: found = map(one, range(len(scores)))
-    for i,((b,s,l),(w,h)) in enumerate(zip(found,sizes)): res.append(Detections(b*b.new_tensor([w,h,w,h]), s, l, list(vocab), photos[i] if photos else None))
+    for i,((b,s,l),(w,h)) in enumerate(zip(found,sizes)):
+        photo = photos[i] if photos else None
+        res.append(Detections(b*b.new_tensor([w,h,w,h]), s, l, list(vocab), photo))
     return res

@@ -17,14 +17,15 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from fastcore.basics import store_attr
 from fastai.metrics import Metric
 from ..data.boxes import BoxCoder, batch_boxes
+from .anchors import DefaultBoxes
 from .match import match
 
 # %% ../../nbs/ssd/02_loss.ipynb #7c9cac40
 def targets(
     default:Tensor, # (A, 4) default boxes, corners 0 to 1
     bbox:Tensor, # (B, N, 4) objects of a batch, corners 0 to 1, padded
-    label:Tensor, # (B, N) class from 1; 0 is padding; negative: an object that teaches nothing
-    thr:float=.5, # IoU from which a default box answers for an object
+    label:Tensor, # (B, N) class from 1; 0 is padding; negative: an object that is ignored
+    thr:float=.5, # IoU from which a default box is matched to an object
     like:str=None, # See `match`
 ): # ((B, A) class of each default box, 0 for background, −1 for not asked; (B, A, 4) the box it should draw)
     "The right answers for a batch"
@@ -32,7 +33,8 @@ def targets(
     for i,(b,l) in enumerate(zip(bbox,label)):
         real,ignore = l>0,b[l<0]
         b,l = b[real],l[real]
-        own = match(default, b, thr, ignore, like); pos = own>=0
+        own = match(default, b, thr, ignore, like)
+        pos = own>=0
         cls[i,pos],box[i,pos] = l[own[pos]],b[own[pos]] # own[pos]: for each matched box, the number of its object
         if len(ignore): cls[i,own==-2] = -1
     return cls,box
@@ -42,11 +44,11 @@ def box_loss(
     offsets:Tensor, # (B, A, 4) offsets that the network gave
     default:Tensor, # (A, 4) default boxes, corners
     box:Tensor, # (B, A, 4) the boxes they should have drawn, corners
-    rows:Tensor, # (n,) the default boxes that answer for an object, as rows of the flattened batch
+    rows:Tensor, # (n,) the default boxes that is matched to an object, as rows of the flattened batch
     coder, # `BoxCoder`, or a coder that only decodes
     kind:str='smooth_l1', # 'smooth_l1' on the offsets, or 'giou' on the decoded boxes
 )->Tensor: # (n,) summed over the four offsets
-    "Smooth L1 on the offsets (SSD paper §2.2), GIoU (Rezatofighi et al. 2019), or L1 on the boxes, if the coder can only decode (fast.ai 2018)"
+    "Smooth L1 on offsets (SSD paper §2.2), GIoU (Rezatofighi et al. 2019), or L1 on boxes for a coder without `encode`"
     true,own,encodes = box.flatten(0,1)[rows],default[rows%len(default)],hasattr(coder,'encode')
     if encodes: offsets = offsets.flatten(0,1).index_select(0,rows)
     if encodes and kind=='smooth_l1': return F.smooth_l1_loss(offsets, coder.encode(true,own), reduction='none').sum(-1)
@@ -56,7 +58,7 @@ def box_loss(
 # %% ../../nbs/ssd/02_loss.ipynb #b458e090
 def hard_negatives(
     loss:Tensor, # (B, A) how wrong each default box is about background
-    pos:Tensor, # (B, A) the boxes that answer for an object
+    pos:Tensor, # (B, A) the boxes that is matched to an object
     ratio:float=3., # Negatives for each positive
     min_neg:int=32, # At least so many in each photo, so that photos without objects teach too
     skip:Tensor=None, # (B, A) boxes that are not asked
@@ -65,7 +67,8 @@ def hard_negatives(
     out = pos if skip is None else pos|skip
     n = (ratio*pos.sum(1)).long().clamp(min=min_neg).minimum((~out).sum(1))
     loss = loss.detach().masked_fill(out, float('-inf'))
-    if loss.device.type!='cpu': return loss.argsort(1, descending=True).argsort(1)<n[:,None] # one path without waiting for the GPU
+    if loss.device.type!='cpu': # one path without waiting for the device
+        return loss.argsort(1, descending=True).argsort(1)<n[:,None]
     res = torch.zeros_like(pos)
     for m,row,k in zip(res,loss,n.tolist()): m[row.topk(k).indices] = True
     return res
@@ -79,7 +82,8 @@ def class_weights(
     "Weights of the classes in the loss"
     if how is None: return None
     if isinstance(how,dict):
-        if (bad:=set(how)-set(vocab)): raise ValueError(f"class_weight names '{bad.pop()}', which is not a class ({', '.join(vocab)})")
+        bad = set(how)-set(vocab)
+        if bad: raise ValueError(f"class_weight names '{bad.pop()}', which is not a class ({', '.join(vocab)})")
         return torch.tensor([float(how.get(v,1.)) for v in vocab])
     if how!='balanced': raise ValueError(f"class_weight='{how}': give None, 'balanced' or a dictionary")
     count = Counter(l for r in annotations for l,skip in zip(r.labels,r.crowd|r.difficult) if not skip)
@@ -128,8 +132,8 @@ _choices = dict(kind=('multibox','bce','focal'), box_kind=('smooth_l1','giou'), 
 class SSDLoss(nn.Module):
     "Classification and localization loss of an SSD, for batches as fastai makes them"
     def __init__(self,
-        default:Tensor, # (A, 4) default boxes, corners 0 to 1
-        kind:str='multibox', # 'multibox' (softmax with background, hard negatives), 'bce' or 'focal' (no background column)
+        default:Tensor|DefaultBoxes, # Default boxes: the object, or (A, 4) corners 0 to 1
+        kind:str='multibox', # 'multibox' (softmax, hard negatives), 'bce' or 'focal' (no background column)
         coder=None, # Default: `BoxCoder()`
         thr:float=.5, # IoU from which a default box is matched to an object
         neg_ratio:float=3., # Hard negatives for each positive (multibox)
@@ -147,7 +151,7 @@ class SSDLoss(nn.Module):
             if value not in _choices[name]: raise ValueError(f"{name}={value!r}: choose one of {_choices[name]}")
         store_attr('kind,thr,neg_ratio,box_weight,box_kind,alpha,gamma,like,ignore')
         self.coder,self.min_neg,self._sums = coder or BoxCoder(),0 if like else min_neg,None
-        self.register_buffer('default', default.clone())
+        self.register_buffer('default', getattr(default,'boxes',default).clone())
         weight = None if class_weight is None else F.pad(torch.as_tensor(class_weight,dtype=torch.float),(1,0),value=1.)
         self.register_buffer('weight', weight) # (C+1,): background counts 1
     @property
@@ -160,7 +164,7 @@ class SSDLoss(nn.Module):
         "The loss of a batch"
         scores,offsets = (o.as_subclass(Tensor).float() for o in preds)
         if scores.shape[1]!=len(self.default):
-            raise ValueError(f'The model answers for {scores.shape[1]} default boxes, the loss has {len(self.default)}: '
+            raise ValueError(f'The model has {scores.shape[1]} default boxes, the loss has {len(self.default)}: '
                              'build both with ssd_learner, for one size')
         c,b,n = self.sums(scores, offsets, batch_boxes(bbox), label.as_subclass(Tensor))
         if self.box_weight!=1: b = b*self.box_weight
@@ -194,7 +198,8 @@ class LossPart(Metric):
     def reset(self): self.total,self.count = 0.,0
     def accumulate(self, learn):
         n = len(learn.y[0]) if isinstance(learn.y,(tuple,list)) else len(learn.y)
-        self.total += learn.loss_func.parts[self.part].item()*n; self.count += n
+        self.total += learn.loss_func.parts[self.part].item()*n
+        self.count += n
     @property
     def value(self): return self.total/self.count if self.count else None
     @property

@@ -22,28 +22,33 @@ class PaddedBoxes(nn.Module):
         weights:tuple=(10.,10.,5.,5.), # Those of `BoxCoder`; tx and ty the same, tw and th the same
     ):
         super().__init__()
-        lo,hi = default.split(2,-1); wh = hi-lo
-        consts = dict(lo=lo, hi=hi, area=wh.prod(-1), scale=weights[0]/2/wh, shift=-weights[0]*(lo+hi)/2/wh, log_shift=-weights[2]*wh.log(), factor=torch.tensor(weights[2]),
-                      minus_one=torch.tensor(-1), last=torch.tensor(len(default)), order=torch.arange(len(default)))
+        lo,hi = default.split(2,-1)
+        wh = hi-lo
+        n,(wx,_,ww,_) = len(default),weights
+        consts = dict(lo=lo, hi=hi, area=wh.prod(-1), scale=wx/2/wh, shift=-wx*(lo+hi)/2/wh, log_shift=-ww*wh.log(),
+                      factor=torch.tensor(ww), minus_one=torch.tensor(-1), last=torch.tensor(n), order=torch.arange(n))
         for k,v in consts.items(): self.register_buffer(k, v.clone(), persistent=False)
     def encode(self, box): # (B, A, 4) → (B, A, 4) offsets
         lo,hi = box.split(2,-1)
-        return torch.cat([torch.addcmul(self.shift,lo+hi,self.scale), torch.addcmul(self.log_shift,(hi-lo).clamp(min=1e-6).log(),self.factor)], -1)
+        mid = torch.addcmul(self.shift, lo+hi, self.scale)
+        size = torch.addcmul(self.log_shift, (hi-lo).clamp(min=1e-6).log(), self.factor)
+        return torch.cat([mid,size], -1)
 
 # %% ../../nbs/ssd/05_loss_gpu.ipynb #183ce430
 def match_padded(
     const:PaddedBoxes, # Default boxes
     bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-    label:Tensor, # (B, N) class from 1; 0 is padding; negative: teaches nothing
-    thr:float=.5, # IoU from which a default box answers for an object
+    label:Tensor, # (B, N) class from 1; 0 is padding; negative: is ignored
+    thr:float=.5, # IoU from which a default box is matched to an object
     k:int=16, # Longest queue for one box
-)->Tensor: # (B, A) index of the object that each default box answers for; N is background
+)->Tensor: # (B, A) index of the object that each default box is matched to; N is background
     "`match` for a padded batch, without waiting for the device"
     (B,N),A = label.shape,len(const.area)
     lo,hi = bbox.unsqueeze(2).split(2,-1)
     wh = torch.minimum(hi,const.hi).sub_(torch.maximum(lo,const.lo))
     gap,inter = wh.amin(-1),wh.clamp_(min=0).prod(-1)
-    fits = torch.where(gap>0, inter/((hi-lo).prod(-1)+const.area-inter), gap).masked_fill_((label<=0).unsqueeze(-1),float('-inf'))
+    fits = torch.where(gap>0, inter/((hi-lo).prod(-1)+const.area-inter), gap)
+    fits.masked_fill_((label<=0).unsqueeze(-1),float('-inf'))
     best,own = fits.max(1)
     own = F.pad(own.masked_fill_(best<thr,N),(0,1)) # one bin more, for those who get nothing
     me = const.order[:N].expand(B,N)
@@ -55,7 +60,8 @@ def match_padded(
     fits.masked_fill_(won.unsqueeze(-1)|(claim>float('-inf')).unsqueeze(1),float('-inf'))
     top,free = fits.topk(min(k,A),2)
     best,first = top[...,0],free[...,0]
-    rank = ((first.unsqueeze(2)==first.unsqueeze(1)).logical_and_(const.order[:N]<const.order[:N,None])).sum(2).clamp_(max=top.shape[2]-1)
+    rivals = (first.unsqueeze(2)==first.unsqueeze(1)).logical_and_(const.order[:N]<const.order[:N,None])
+    rank = rivals.sum(2).clamp_(max=top.shape[2]-1)
     own.scatter_(1,torch.where(best>float('-inf'),free.gather(2,rank.unsqueeze(2)).squeeze(2),const.last),me)
     return own[:,:A]
 
@@ -65,31 +71,35 @@ def padded_multibox(
     offsets:Tensor, # (B, A, 4)
     const:PaddedBoxes, # Default boxes
     bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-    label:Tensor, # (B, N) class from 1; 0 is padding; negative: teaches nothing
-    thr:float=.5, # IoU from which a default box answers for an object
+    label:Tensor, # (B, N) class from 1; 0 is padding; negative: is ignored
+    thr:float=.5, # IoU from which a default box is matched to an object
     neg_ratio:float=3., # Hard negatives for each positive
     min_neg:int=32, # Hard negatives in each photo at least
     weight:Tensor=None, # (C,) weight of each class, background first
-    ignore:bool=False, # Are there objects that teach nothing? Costs a few operations
+    ignore:bool=False, # Are there objects that are ignored? Costs a few operations
 ): # (minus the classification part, localization, number of positives): sums over the batch
     "The parts of the multibox loss for a padded batch, without waiting for the device"
     with torch.no_grad():
         own = match_padded(const,bbox,label,thr)
-        cls = F.pad(label,(0,1)).gather(1,own); pos = cls>0
+        cls = F.pad(label,(0,1)).gather(1,own)
+        pos = cls>0
         if ignore: cls = cls.clamp_(min=0)
         box = F.pad(bbox,(0,0,0,1)).gather(1,own.unsqueeze(-1).expand(-1,-1,4))
         target = const.encode(box)
-        n = pos.sum(1); k = (n*neg_ratio).clamp_(min=min_neg)
+        n = pos.sum(1)
+        k = (n*neg_ratio).clamp_(min=min_neg)
         out = pos|inside_ignored(const,bbox,label) if ignore else pos
     logp = scores.log_softmax(-1)
     hit = logp.gather(2,cls.unsqueeze(-1)).squeeze(-1)
     diff = F.smooth_l1_loss(offsets,target,reduction='none')
-    if weight is not None: w = weight[cls]; hit,diff = hit*w,diff*w.unsqueeze(-1)
+    if weight is not None:
+        w = weight[cls]
+        hit,diff = hit*w,diff*w.unsqueeze(-1)
     neg = logp[...,0].masked_fill(out,0).sort(1)[0]
     c = (hit*pos).sum()+neg.masked_fill(const.order>=k.unsqueeze(1),0).sum()
     return c,(diff*pos.unsqueeze(-1)).sum(),n.sum()
 
-def inside_ignored(const, bbox, label): # (B, A): default boxes that lie mostly in an object that teaches nothing
+def inside_ignored(const, bbox, label): # (B, A): default boxes that lie mostly in an object that is ignored
     lo,hi = bbox.unsqueeze(2).split(2,-1)
     inter = (torch.minimum(hi,const.hi)-torch.maximum(lo,const.lo)).clamp_(min=0).prod(-1)
     return (inter/const.area).masked_fill_((label>=0).unsqueeze(-1),0).amax(1)>=.5
@@ -98,14 +108,14 @@ def inside_ignored(const, bbox, label): # (B, A): default boxes that lie mostly 
 class PaddedSSDLoss(SSDLoss):
     "`SSDLoss` for a whole batch at once, without ever waiting for the device: multibox, smooth L1, `BoxCoder`"
     def __init__(self,
-        default:Tensor, # (A, 4) default boxes, corners 0 to 1
+        default, # `DefaultBoxes`, or (A, 4) corners 0 to 1
         *args, # As for `SSDLoss`
         **kwargs, # As for `SSDLoss`
     ):
         super().__init__(default, *args, **kwargs)
         if not PaddedSSDLoss.fits(self.kind, self.coder, self.box_kind, self.like):
-            raise ValueError("PaddedSSDLoss is for kind='multibox' with BoxCoder, smooth L1 and our own matching: use SSDLoss")
-        self.const = PaddedBoxes(default, self.coder.weights)
+            raise ValueError("PaddedSSDLoss is for kind='multibox', BoxCoder, smooth L1 and our matching: use SSDLoss")
+        self.const = PaddedBoxes(self.default, self.coder.weights)
     @staticmethod
     def fits(
         kind:str='multibox', # As for `SSDLoss`
@@ -119,5 +129,6 @@ class PaddedSSDLoss(SSDLoss):
         "(classification, localization, number of positives), summed over the batch, in one rectangle"
         self.const = self.const.to(scores.device)
         weight = None if self.weight is None else self.weight.to(scores)
-        c,b,n = padded_multibox(scores, offsets, self.const, bbox, label, self.thr, self.neg_ratio, self.min_neg, weight, self.ignore)
+        c,b,n = padded_multibox(scores, offsets, self.const, bbox, label, self.thr, self.neg_ratio, self.min_neg,
+                                weight, self.ignore)
         return -c,b,n
