@@ -129,7 +129,7 @@ def test_assign_is_greedy():
         assert assign(f).tolist()==want
     assert assign(torch.zeros(3,3)).sort()[0].tolist()==[0,1,2]     # nothing but ties
     b = torch.tensor([[.2,.2,.3,.3]])
-    assert torch.allclose(fit(b,default).clamp(min=0), box_iou(b,default), atol=1e-6)
+    assert torch.allclose(pairwise_iou(b,default).clamp(min=0), box_iou(b,default), atol=1e-6)
 
 def test_ignored_objects_are_neither():
     g = torch.Generator().manual_seed(2)
