@@ -157,7 +157,8 @@ class BoxGeometry(CountsLater):
         px = torch.tensor([*im.size]*2)/2
         full = warp_boxes(unit[None], m[None], self.round)[0]
         nb,keep = self._keep(full, torch.ones(len(b),dtype=torch.bool))
-        return PILImage(im),TensorBBox((nb[keep]+1)*px, img_size=im.size),TensorMultiCategory(l.as_subclass(Tensor)[keep])
+        l = TensorMultiCategory(l.as_subclass(Tensor)[keep])
+        return PILImage(im),TensorBBox((nb[keep]+1)*px,img_size=im.size),l
     def _batch(self, x, b, l):
         x,b,l = (o.as_subclass(Tensor) for o in (x,b,l))
         h,w = x.shape[-2:]
