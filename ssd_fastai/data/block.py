@@ -6,20 +6,23 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/data/block.html.md"""
 
 # %% auto #0
 __all__ = ['record_photo', 'record_boxes', 'Ignored', 'record_labels', 'RecordLabels', 'BoxCategorize', 'pad_boxes',
-           'BBoxDataLoaders', 'BBoxDataBlock', 'bbox_datablock', 'check_pair', 'unnormalize']
+           'BBoxDataLoaders', 'BBoxDataBlock', 'tfm_pair', 'check_item_tfms', 'check_batch_tfms', 'bbox_datablock',
+           'n_objects', 'check_pair', 'unnormalize', 'color_legend', 'as_test_item', 'photo_truth', 'check_loaders']
 
 # %% ../../nbs/data/09_block.ipynb #7409c220
 import warnings
+from collections import Counter
 from pathlib import Path
 import torch
 from torch import Tensor
 from fastai.vision.all import *
 from .annotations import Record, Annotations, clean, read_coco, read_voc
 from .check import set_rows
-from .photos import open_photo
+from .photos import open_photo, photo_size, to_rgb
 from .formats import read_csv, read_yolo
 from .boxes import batch_boxes, palette, show_boxes
-from .augment import BoxResize, KeepInside, ssd_tfms
+from .augment import BoxResize, KeepInside, hw, ssd_tfms
+from .geometry import BoxGeometry
 
 # %% ../../nbs/data/09_block.ipynb #196091d0
 def record_photo(r:Record)->PILImage: # The photo of a record, the right way up
@@ -30,37 +33,52 @@ def record_boxes(r:Record)->TensorBBox: # (n, 4) corners in pixels of the photo
     "The boxes of a record"
     return TensorBBox(torch.from_numpy(r.boxes.copy()), img_size=r.size)
 
-class Ignored(str): "The class of an object that teaches nothing: a crowd, or a difficult one"
+# %% ../../nbs/data/09_block.ipynb #271bfe97
+class Ignored(str):
+    "The class of an object that is ignored: a crowd, or a difficult one"
+    def __new__(cls,
+        name, # The class: usually a text
+    ):
+        self = super().__new__(cls, name)
+        self.name = name
+        return self
 
 def record_labels(
     r:Record, # Photo with boxes
-    ignore:tuple=('crowd','difficult'), # Flags of objects that should teach nothing
+    ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
 )->list: # n class names
     "The labels of a record"
-    skip = np.any([getattr(r,f) for f in ignore],0) if ignore else np.zeros(len(r.labels),bool)
+    skip = np.any([getattr(r,flag) for flag in ignore], 0) if ignore else np.zeros(len(r.labels),bool)
     return [Ignored(l) if s else l for l,s in zip(r.labels,skip)]
 
 class RecordLabels(Transform):
     "`record_labels` as a transform"
-    def __init__(self, ignore:tuple): self.ignore = tuple(ignore)
-    def encodes(self, r:Record): return record_labels(r,self.ignore)
+    def __init__(self,
+        ignore:tuple, # Flags of objects that are ignored
+    ): self.ignore = tuple(ignore)
+    def encodes(self, r:Record): return record_labels(r, self.ignore)
 
 # %% ../../nbs/data/09_block.ipynb #e3915990
 class BoxCategorize(MultiCategorize):
     "Class names to numbers from 1; 0 is background and padding. Integers even for a photo without objects"
-    def __init__(self, vocab): # Object classes, without background
-        super().__init__(vocab=['#na#']+list(vocab))
+    def __init__(self,
+        vocab:list, # Object classes, without background
+    ): super().__init__(vocab=['#na#']+list(vocab))
     def setups(self, dsets): pass
-    def encodes(self, o): return TensorMultiCategory(torch.tensor([self.vocab.o2i[l]*(-1 if isinstance(l,Ignored) else 1) for l in o], dtype=torch.long))
+    def _number_of(self, l): return -self.vocab.o2i[l.name] if isinstance(l,Ignored) else self.vocab.o2i[l]
+    def _class_of(self, i): return Ignored(self.vocab[-i]) if i<0 else self.vocab[i]
+    def encodes(self, o): return TensorMultiCategory(torch.tensor([self._number_of(l) for l in o], dtype=torch.long))
+    def decodes(self, o): return MultiCategory([self._class_of(i) for i in o.tolist()])
 
 # %% ../../nbs/data/09_block.ipynb #a1f73a50
 def pad_boxes(
-    samples:list, # (photo, boxes, labels) tuples
+    samples:list, # (photo, boxes, labels) tuples, or (photo,) where there is no target
 )->list: # The same, with as many rows of boxes and labels in each
     "Pad the boxes and labels of a batch with rows of zeros"
-    n = max([1]+[len(s[2]) for s in samples])
-    def _pad(t): return torch.cat([t, t.new_zeros(n-len(t), *t.shape[1:])])
-    return [(s[0],_pad(s[1]),_pad(s[2])) if len(s)>2 else s for s in samples]
+    if any(len(s)<3 for s in samples): return samples
+    n = max(1, *(len(s[2]) for s in samples))
+    def pad(t): return torch.cat([t, t.new_zeros(n-len(t), *t.shape[1:])])
+    return [(s[0],pad(s[1]),pad(s[2])) for s in samples]
 
 # %% ../../nbs/data/09_block.ipynb #216b9f30
 class BBoxDataLoaders(DataLoaders):
@@ -68,16 +86,20 @@ class BBoxDataLoaders(DataLoaders):
     @property
     def vocab(self):
         "Object classes, without background"
-        return list(next(t.vocab for t in self.train.dataset.tls[2].tfms.fs if isinstance(t,BoxCategorize)))[1:]
+        tfms = self.train.dataset.tls[2].tfms.fs
+        return list(next(t.vocab for t in tfms if isinstance(t,BoxCategorize)))[1:]
     @property
-    def n_classes(self): return len(self.vocab)
+    def n_classes(self):
+        "Number of object classes, without background"
+        return len(self.vocab)
     @property
     def size(self):
         "(height, width) that the model sees"
-        for t in self.train.after_item:
-            if isinstance(t,BoxResize): return t.size
+        return next(t.size for t in self.train.after_item if isinstance(t,BoxResize))
     @property
-    def records(self): return self.train.dataset.items, self.valid.dataset.items
+    def records(self):
+        "`Record`s of the training and of the validation set"
+        return self.train.dataset.items,self.valid.dataset.items
 
 class BBoxDataBlock(DataBlock):
     "A fastai `DataBlock` that makes `BBoxDataLoaders`"
@@ -85,83 +107,156 @@ class BBoxDataBlock(DataBlock):
         dls = super().dataloaders(*args, **kwargs)
         return BBoxDataLoaders(*dls.loaders, path=dls.path, device=dls.device)
 
+# %% ../../nbs/data/09_block.ipynb #cd794299
+def tfm_pair(
+    tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them
+    item_tfms:list=None, # Item transforms alone
+    batch_tfms:list=None, # Batch transforms alone
+    size:int|tuple=None, # What the model sees: a number, or (height, width); default: that of the transforms, or 224
+): # (item transforms, batch transforms, (height, width))
+    "The transforms that were asked for, the others from `ssd_tfms`, and the size that they make"
+    if tfms is not None:
+        if item_tfms is not None or batch_tfms is not None:
+            raise ValueError('`tfms` holds both kinds of transforms: pass `tfms`, or `item_tfms` and `batch_tfms`.')
+        if not (is_listy(tfms) and len(tfms)==2 and all(is_listy(o) for o in tfms)):
+            raise ValueError(f'tfms={tfms}: give (item transforms, batch transforms), as `ssd_tfms` returns them.')
+        item_tfms,batch_tfms = tfms
+    if any(is_listy(t) for t in [*L(item_tfms),*L(batch_tfms)]):
+        raise ValueError('A list among the transforms: what `ssd_tfms` returns is passed as `tfms=`.')
+    if size is None: size = next((t.size for t in L(item_tfms) if isinstance(t,BoxResize)), 224)
+    items,batch = ssd_tfms(size)
+    return L(items if item_tfms is None else item_tfms),L(batch if batch_tfms is None else batch_tfms),hw(size)
+
+# %% ../../nbs/data/09_block.ipynb #b495a0bc
+_lose_boxes = FlipItem,DihedralItem,Resize,CropPad,RandomCrop,RandomErasing
+_why_lost = ("fastai's item transforms lose boxes, because they run while boxes are in pixels. "
+             'Use BoxResize, RandomWindow or ssd_tfms of this library')
+
+def check_item_tfms(
+    tfms:list, # Item transforms
+    size:tuple, # (height, width) that the model sees
+)->list: # The same; with a `BoxResize`, if nothing else brings photos to `size`
+    "Raise if item transforms lose boxes, or make photos of another size"
+    bad = [type(t).__name__ for t in tfms if isinstance(t,_lose_boxes)]
+    if bad: raise ValueError(f"{', '.join(bad)}: {_why_lost}")
+    resizes = [t for t in tfms if isinstance(t,BoxResize)]
+    for t in resizes:
+        if t.size!=size:
+            raise ValueError(f'size={size}, but {type(t).__name__} makes photos of {t.size} (height, width): '
+                             'give the loaders and their transforms the same size')
+    return list(tfms) if resizes else [*tfms,BoxResize(size)]
+
+def check_batch_tfms(
+    tfms:list, # Batch transforms
+)->list: # The same, without mirrored edges, with `KeepInside`
+    "Batch transforms that are safe for boxes"
+    for t in tfms:
+        if isinstance(t,BoxGeometry): t.order = 15 # after the photos have become floats
+    mirrors = [t for t in tfms if getattr(t,'pad_mode',None)==PadMode.Reflection]
+    for t in mirrors: t.pad_mode = PadMode.Zeros
+    if mirrors:
+        warnings.warn('Mirrored edges would show objects without boxes, so the margins are black instead. '
+                      'Pass pad_mode="zeros" to aug_transforms to say so yourself.', stacklevel=3)
+    inside = [] if any(isinstance(t,KeepInside) for t in tfms) else [KeepInside()]
+    return [*tfms,*inside]
+
 # %% ../../nbs/data/09_block.ipynb #c23cf090
 def bbox_datablock(
     vocab:list, # Object classes, without background
-    size:int|tuple=224, # What the model sees: a number, or (height, width)
-    item_tfms:list=None, # Item transforms that bring photo and boxes to `size`; default: those of `ssd_tfms`
-    batch_tfms:list=None, # Batch transforms; default: those of `ssd_tfms`
+    size:int|tuple=None, # What the model sees: a number, or (height, width); default: that of the transforms, or 224
+    tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns; default: `ssd_tfms(size)`
+    item_tfms:list=None, # Item transforms alone; default: those of `ssd_tfms`
+    batch_tfms:list=None, # Batch transforms alone; default: those of `ssd_tfms`
     splitter=None, # Which records are for validation; default: 20 % at random
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
-    ignore:tuple=('crowd','difficult'), # Flags of objects that should teach nothing, and be neither found nor missed
+    ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored: not learned, neither found nor missed
 )->BBoxDataBlock: # Records → (photo, TensorBBox, TensorMultiCategory)
     "A DataBlock for photos with boxes, from `Record`s"
-    default = ssd_tfms(size)
-    item_tfms = list(L(default[0] if item_tfms is None else item_tfms))
-    bad = [type(t).__name__ for t in item_tfms if isinstance(t,(FlipItem,DihedralItem,Resize,CropPad,RandomCrop,RandomErasing))]
-    if bad: raise ValueError(f"{', '.join(bad)}: fastai's item transforms lose boxes, because they run while boxes are in pixels. Use BoxResize, RandomWindow or ssd_tfms of this library")
-    if not any(isinstance(t,BoxResize) for t in item_tfms): item_tfms.append(BoxResize(size))
-    batch_tfms = list(L(default[1] if batch_tfms is None else batch_tfms))
-    for t in batch_tfms:
-        if getattr(t,'by_center',None) is not None: t.order = 15 # a box-moving transform of ours: after the photos have become floats
-    mirrors = [t for t in batch_tfms if getattr(t,'pad_mode',None)==PadMode.Reflection]
-    for t in mirrors: t.pad_mode = PadMode.Zeros
-    if mirrors: warnings.warn('Mirrored edges would show objects without boxes, so the margins are black instead. Pass pad_mode="zeros" to aug_transforms to say so yourself.', stacklevel=2)
-    if not any(isinstance(t,KeepInside) for t in batch_tfms): batch_tfms.append(KeepInside())
+    item_tfms,batch_tfms,size = tfm_pair(tfms, item_tfms, batch_tfms, size)
+    item_tfms,batch_tfms = check_item_tfms(item_tfms,size),check_batch_tfms(batch_tfms)
     if stats: batch_tfms.append(Normalize.from_stats(*stats))
-    return BBoxDataBlock(
-        blocks=(TransformBlock(type_tfms=record_photo, batch_tfms=IntToFloatTensor),
-                TransformBlock(type_tfms=record_boxes, item_tfms=PointScaler, dls_kwargs={'before_batch':pad_boxes}),
-                TransformBlock(type_tfms=[RecordLabels(ignore),BoxCategorize(vocab)])),
-        getters=[noop,noop,noop], splitter=splitter or RandomSplitter(seed=42), n_inp=1,
-        item_tfms=item_tfms, batch_tfms=batch_tfms)
+    blocks = (TransformBlock(type_tfms=record_photo, batch_tfms=IntToFloatTensor),
+              TransformBlock(type_tfms=record_boxes, item_tfms=PointScaler, dls_kwargs={'before_batch':pad_boxes}),
+              TransformBlock(type_tfms=[RecordLabels(ignore),BoxCategorize(vocab)]))
+    return BBoxDataBlock(blocks, getters=[noop,noop,noop], n_inp=1, splitter=splitter or RandomSplitter(seed=42),
+                         item_tfms=item_tfms, batch_tfms=batch_tfms)
 
 # %% ../../nbs/data/09_block.ipynb #9b8b7c60
+def _check_records(ann, part, vocab):
+    "Raise if the photos of a set cannot be trained on"
+    if not len(ann): raise ValueError(f'There are no photos in `{part}`.')
+    for r in ann:
+        rows = clean(r.boxes, r.labels, r.size, str(r.path))[2]
+        if rows: raise ValueError(f'{r.path} in `{part}`: box {rows[0][1]}: {rows[0][2]}. Mend or remove it.')
+        odd = [l for l in r.labels if l not in vocab]
+        if odd: raise ValueError(_unknown_class(r, odd[0], part, vocab))
+
+def _unknown_class(r, label, part, vocab):
+    names = ', '.join(str(v) for v in vocab)
+    if part=='train': return f"{r.path.name} in `train` has the class '{label}', which is not in its vocab ({names})."
+    return (f"{r.path.name} in `valid` has the class '{label}', which `train` does not have ({names}). "
+            'Is it spelled differently? If it is new, move some photos with it to `train`.')
+
+def n_objects(
+    ann:Annotations, # A data set
+    ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
+)->Counter: # Class → number of objects
+    "How many objects of each class count: those that are not ignored"
+    return Counter(l for r in ann for l in record_labels(r,ignore) if not isinstance(l,Ignored))
+
+# %% ../../nbs/data/09_block.ipynb #7084a210
 def check_pair(
     train:Annotations, # For training
     valid:Annotations, # For validation
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
 ):
-    "Raise or warn about what would fail later: no photos, or classes that do not match"
-    for n,a in (('train',train),('valid',valid)):
-        if not len(a): raise ValueError(f'There are no photos in `{n}`.')
-        for r in a:
-            if (rows := clean(r.boxes,r.labels,r.size,str(r.path))[2]): raise ValueError(f'{rows[0][0]} in `{n}`: box {rows[0][1]}: {rows[0][2]}. Mend or remove it.')
-    if not any(r.labels for r in train): raise ValueError('None of the photos in `train` has an object: there is nothing to learn. Check the label files.')
-    for r in train:
-        for l in r.labels:
-            if l not in train.vocab: raise ValueError(f"{r.path.name} in `train` has the class '{l}', which is not in its vocab ({', '.join(train.vocab)}).")
-    for r in valid:
-        for l in r.labels:
-            if l not in train.vocab: raise ValueError(f"{r.path.name} in `valid` has the class '{l}', which `train` does not have ({', '.join(train.vocab)}). "
-                                                      'Is it spelled differently? If it is new, move some photos with it to `train`.')
-    both = {r.path for r in train} & {r.path for r in valid}
-    if both: warnings.warn(f'{len(both)} photos are in `train` and in `valid` ({sorted(both)[0].name}, say): AP will look better than it is', stacklevel=3)
-    for _,_,what,then in set_rows(train, valid, ignore): warnings.warn(f'{what}: {then}', stacklevel=3)
-    for l in train.vocab:
-        if not any(l in r.labels for r in train): warnings.warn(f"`train` has no object of the class '{l}': it cannot be learned", stacklevel=3)
+    "Raise or warn about what would fail later: no photos, nothing to learn, or classes that do not match"
+    _check_records(train, 'train', train.vocab)
+    if not any(r.labels for r in train):
+        raise ValueError('None of the photos in `train` has an object: there is nothing to learn. '
+                         'Check the label files.')
+    count = n_objects(train, ignore)
+    if not count:
+        raise ValueError(f'Every object in `train` is marked as {" or ".join(ignore)}, and these are ignored: '
+                         'there is nothing to learn. Check the label files, or pass ignore=() to learn from them.')
+    _check_records(valid, 'valid', train.vocab)
+    for text in _doubts(train, valid, count, ignore): warnings.warn(text, stacklevel=3)
 
+def _doubts(train, valid, count, ignore):
+    "What is odd about a pair of sets, but may be meant"
+    both = sorted({r.path for r in train} & {r.path for r in valid})
+    if both:
+        yield (f'{len(both)} photos are in `train` and in `valid` ({both[0].name}, say): '
+               'AP will look better than it is')
+    for l in train.vocab:
+        if not count[l]: yield f"`train` has no object of the class '{l}': it cannot be learned"
+    for _,_,what,then in set_rows(train, valid, ignore): yield f'{what}: {then}'
+
+# %% ../../nbs/data/09_block.ipynb #2c922c45
 @patch(cls_method=True)
 def from_annotations(cls:BBoxDataLoaders,
     train:Annotations, # For training; its `vocab` is used
     valid:Annotations, # For validation
-    size:int|tuple=224, # What the model sees: a number, or (height, width)
+    size:int|tuple=None, # What the model sees: a number, or (height, width); default: that of the transforms, or 224
     bs:int=16, # Photos in a batch
-    item_tfms:list=None, # Default: those of `ssd_tfms`
-    batch_tfms:list=None, # Default: those of `ssd_tfms`
+    tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns; default: `ssd_tfms(size)`
+    item_tfms:list=None, # Item transforms alone; default: those of `ssd_tfms`
+    batch_tfms:list=None, # Batch transforms alone; default: those of `ssd_tfms`
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
-    ignore:tuple=('crowd','difficult'), # Flags of objects that should teach nothing, and be neither found nor missed
+    ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored: not learned, neither found nor missed
     num_workers:int=None, # Worker processes; default: fastai's with a GPU, none without
     path:str|Path='.', # Where the learner saves
     device=None, # Default: the GPU if there is one
 )->BBoxDataLoaders: # Ready for `ssd_learner`
     "DataLoaders from two sets of annotations"
     check_pair(train, valid, ignore)
-    if len(train)<bs: warnings.warn(f'{len(train)} photos are less than one batch of {bs}: using bs={len(train)}', stacklevel=2); bs = len(train)
-    if num_workers is None and not torch.cuda.is_available(): num_workers = 0
     n = len(train)
-    block = bbox_datablock(train.vocab, size, item_tfms, batch_tfms, IndexSplitter(range(n,n+len(valid))), stats, ignore)
-    return block.dataloaders(train.records+valid.records, bs=bs, path=path, num_workers=num_workers, device=device or default_device())
+    if n<bs: warnings.warn(f'{n} photos are less than one batch of {bs}: using bs={n}', stacklevel=2)
+    if num_workers is None and not torch.cuda.is_available(): num_workers = 0
+    splitter = IndexSplitter(range(n,n+len(valid)))
+    block = bbox_datablock(train.vocab, size, tfms, item_tfms, batch_tfms, splitter, stats, ignore)
+    return block.dataloaders(train.records+valid.records, bs=min(n,bs), path=path, num_workers=num_workers,
+                             device=device or default_device())
 
 # %% ../../nbs/data/09_block.ipynb #2e15bc40
 def unnormalize(
@@ -174,6 +269,16 @@ def unnormalize(
         if isinstance(t,Normalize): x = x*t.std.cpu().view(3,1,1)+t.mean.cpu().view(3,1,1)
     return x.movedim(-3,-1).clamp(0,1)
 
+def color_legend(
+    fig, # matplotlib figure
+    vocab:list, # Object classes
+    numbers, # Positions in `vocab` of the classes to explain
+):
+    "Which color is which class, above the photos"
+    keys = [plt.Line2D([], [], color=palette[i%len(palette)], lw=3, label=str(vocab[i])) for i in sorted(numbers)]
+    if keys: fig.legend(handles=keys, ncol=min(6,len(keys)), fontsize=8, loc='upper center', frameon=False)
+
+# %% ../../nbs/data/09_block.ipynb #b7a22d63
 @patch
 def show_batch(self:BBoxDataLoaders,
     max_n:int=9, # Photos shown
@@ -187,18 +292,67 @@ def show_batch(self:BBoxDataLoaders,
     if unique: dl = dl.new(get_idxs=lambda: [0]*max_n, bs=max_n, num_workers=0)
     xb,bb,lb = dl.one_batch()
     h,w = xb.shape[-2:]
-    n = min(max_n,len(xb)); rows = (n+cols-1)//cols
-    axs = plt.subplots(rows,cols,figsize=(3*cols,3*rows*h/w),squeeze=False)[1]
+    n = min(max_n,len(xb))
+    rows,seen = (n+cols-1)//cols,set()
+    fig,axs = plt.subplots(rows, cols, figsize=(3*cols,3*rows*h/w), squeeze=False)
     for ax in axs.flat: ax.axis('off')
-    seen = set()
-    for ax,im,b,l in zip(axs.flat, unnormalize(xb,dl.after_batch), batch_boxes(bb).cpu(), lb.as_subclass(Tensor).cpu()):
+    ims,boxes,labels = unnormalize(xb,dl.after_batch),batch_boxes(bb).cpu(),lb.as_subclass(Tensor).cpu()
+    for ax,im,b,l in zip(axs.flat, ims, boxes*tensor([w,h,w,h]), labels):
         b,l = b[l!=0],l[l!=0]
-        show_boxes(im.numpy(), b*b.new_tensor([w,h,w,h]), [self.vocab[abs(i)-1]+(' (ignored)' if i<0 else '') for i in l.tolist()] if names else (), l.abs()-1, ax=ax, title=None if len(b) else 'no objects')
+        texts = [f'{self.vocab[abs(i)-1]}{" (ignored)" if i<0 else ""}' for i in l.tolist()] if names else ()
+        show_boxes(im.numpy(), b, texts, l.abs()-1, ax=ax, title=None if len(b) else 'no objects')
         seen |= set((l.abs()-1).tolist())
-    plt.subplots_adjust(.01,.01,.99,.9,.02,.08)
-    if not names and seen:
-        keys = [plt.Line2D([],[],color=palette[i%len(palette)],lw=3,label=self.vocab[i]) for i in sorted(seen)]
-        axs[0,0].figure.legend(handles=keys, ncol=min(6,len(keys)), fontsize=8, loc='upper center', frameon=False)
+    plt.subplots_adjust(.01, .01, .99, .9, .02, .08)
+    if not names: color_legend(fig, self.vocab, seen)
+
+# %% ../../nbs/data/09_block.ipynb #9fde3fa1
+def as_test_item(
+    o, # A path, a `Record`, or a PIL image
+): # `Record`, or `PILImage`
+    "A photo as an item of a test set"
+    if isinstance(o,Record): return o
+    if isinstance(o,Image.Image): return PILImage(to_rgb(o))
+    if isinstance(o,(str,Path)): return Record(o, photo_size(o), [], [])
+    raise ValueError(f'A test set is made of paths, Records or PIL images; this is a {type(o).__name__}. '
+                     'For an array: Image.fromarray(a), or learn.predict(a)')
+
+@patch
+def test_dl(self:BBoxDataLoaders,
+    items, # Paths, `Record`s, or PIL images
+    with_labels:bool=False, # Boxes and labels too? Only for `Record`s
+    **kwargs, # Passed to the loader: bs, num_workers, …
+)->TfmdDL: # In the order of `items`, with the transforms of the validation set
+    "A loader for new photos, for `learn.get_preds(dl=…)`"
+    items = [items] if isinstance(items,(str,Path,Record,Image.Image)) else list(items)
+    if not items: raise ValueError('There are no photos to make a test set of.')
+    if with_labels and not all(isinstance(o,Record) for o in items):
+        raise ValueError('with_labels=True needs Records, which have labels; paths and images have none.')
+    items = [as_test_item(o) for o in items]
+    if len({type(o) for o in items})>1:
+        raise ValueError('A test set is made of paths and Records, or of PIL images, but not of both.')
+    return super(BBoxDataLoaders,self).test_dl(items, with_labels=with_labels, **kwargs)
+
+# %% ../../nbs/data/09_block.ipynb #be58c86e
+def photo_truth(
+    dl, # A loader of `BBoxDataLoaders`
+    i:int, # Number of the photo in it
+): # ((n, 4) boxes in pixels of the photo; (n,) classes from 1, minus: ignored; window x0,y0,x1,y1 in pixels)
+    "Every object on a photo, whatever part of it the model sees, and that part"
+    _,boxes,labels = dl.dataset.tls
+    resize = next(t for t in dl.after_item if isinstance(t,BoxResize))
+    window = resize.window(dl.dataset.items[i].size)['window']
+    return boxes[i].as_subclass(Tensor),labels[i].as_subclass(Tensor),window
+
+# %% ../../nbs/data/09_block.ipynb #fc8f96a5
+def check_loaders(
+    dls, # What was passed as loaders
+):
+    "Raise if these are no `BBoxDataLoaders`, and say how to make some"
+    if isinstance(dls,BBoxDataLoaders): return
+    raise ValueError(f"These are {type(dls).__name__}, and an SSD needs BBoxDataLoaders: fastai's own blocks "
+                     '(BBoxBlock, PointBlock) lose boxes. Read your labels with read_coco, read_voc, read_yolo or read_csv, '
+                     'or make Annotations([Record(path, size, boxes, labels), …]); then '
+                     'BBoxDataLoaders.from_annotations(train, valid, size=…).')
 
 # %% ../../nbs/data/09_block.ipynb #881e4430
 @patch(cls_method=True)
@@ -211,8 +365,19 @@ def from_coco(cls:BBoxDataLoaders,
     **kwargs
 )->BBoxDataLoaders:
     "DataLoaders from two COCO files and a folder of photos"
-    return cls.from_annotations(read_coco(train,imgs,drop_bad), read_coco(valid,imgs,drop_bad), **kwargs)
+    return cls.from_annotations(*(read_coco(f,imgs,drop_bad=drop_bad) for f in (train,valid)), **kwargs)
 
+@patch(cls_method=True)
+@delegates(BBoxDataLoaders.from_annotations)
+def from_yolo(cls:BBoxDataLoaders,
+    root:str|Path, # YOLO folder with data.yaml
+    drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
+    **kwargs
+)->BBoxDataLoaders:
+    "DataLoaders from a YOLO folder with train and valid parts"
+    return cls.from_annotations(*(read_yolo(root,part,drop_bad=drop_bad) for part in ('train','valid')), **kwargs)
+
+# %% ../../nbs/data/09_block.ipynb #b8f35a80
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
 def from_voc(cls:BBoxDataLoaders,
@@ -220,29 +385,21 @@ def from_voc(cls:BBoxDataLoaders,
     xmls:str|Path, # Folder with the XML files
     train:str|Path=None, # Split file for training; default: all that is not in `valid`
     valid:str|Path=None, # Split file for validation; default: `valid_pct` of `train`, at random
-    valid_pct:float=.2, # Share for validation, without `valid`
+    valid_pct:float=.2, # Fraction for validation, without `valid`
     seed:int=42, # The same seed gives the same split
     one_based:bool=False, # See `read_voc`
-    drop_bad:bool=False, # See `read_voc`
+    drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     **kwargs
 )->BBoxDataLoaders:
     "DataLoaders from folders of photos and VOC XML files, with two split files, or split at random"
-    t = read_voc(imgs, xmls, train, one_based=one_based, drop_bad=drop_bad)
-    if valid is None: t,v = t.split(valid_pct, seed)
-    else:
-        v = read_voc(imgs, xmls, valid, one_based=one_based, drop_bad=drop_bad)
-        if train is None: seen = {r.path for r in v}; t = Annotations([r for r in t if r.path not in seen], t.vocab, t.problems)
+    def read(ids): return read_voc(imgs, xmls, ids, one_based=one_based, drop_bad=drop_bad)
+    t = read(train)
+    if valid is None: return cls.from_annotations(*t.split(valid_pct,seed), **kwargs)
+    v = read(valid)
+    if train is None:
+        held_out = {r.path for r in v}
+        t = Annotations([r for r in t if r.path not in held_out], t.vocab, t.problems)
     return cls.from_annotations(t, v, **kwargs)
-
-# %% ../../nbs/data/09_block.ipynb #b8f35a80
-@patch(cls_method=True)
-@delegates(BBoxDataLoaders.from_annotations)
-def from_yolo(cls:BBoxDataLoaders,
-    root:str|Path, # YOLO folder with data.yaml
-    **kwargs
-)->BBoxDataLoaders:
-    "DataLoaders from a YOLO folder with train and valid parts"
-    return cls.from_annotations(read_yolo(root,'train'), read_yolo(root,'valid'), **kwargs)
 
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
@@ -251,11 +408,12 @@ def from_csv(cls:BBoxDataLoaders,
     imgs:str|Path, # Folder with the photos
     valid=None, # CSV file or DataFrame for validation; default: `valid_pct` of `file`, at random
     columns:dict=None, # See `read_csv`
-    valid_pct:float=.2, # Share for validation, without `valid`
+    valid_pct:float=.2, # Fraction for validation, without `valid`
     seed:int=42, # The same seed gives the same split
+    drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     **kwargs
 )->BBoxDataLoaders:
     "DataLoaders from a table of boxes; with a second table for validation, or split at random"
-    t = read_csv(file, imgs, columns)
-    t,v = t.split(valid_pct,seed) if valid is None else (t,read_csv(valid,imgs,columns))
-    return cls.from_annotations(t, v, **kwargs)
+    def read(f): return read_csv(f, imgs, columns, drop_bad=drop_bad)
+    pair = read(file).split(valid_pct,seed) if valid is None else (read(file),read(valid))
+    return cls.from_annotations(*pair, **kwargs)

@@ -15,29 +15,47 @@ from torch import Tensor
 from PIL import Image, ImageEnhance, ImageOps
 from fastai.vision.core import PILImage, TensorBBox, TensorMultiCategory
 from fastai.data.transforms import ItemTransform
-from .augment import BoxStats, visible
+from .augment import BoxStats, reasons, visible
 from .geometry import scale_shift, turn, warp_boxes, warp_photo
 
 # %% ../../nbs/data/08_policies.ipynb #b0a7ba70
 gray = (128,128,128) # what the authors fill with
 
 def _enhance(f): return lambda im,m: f(im).enhance(m*1.8+.1)
+
+def _posterize(im, m): return im.point(lambda v: v & ~(2**(8-int(4*m))-1))
+
+def _solarize(im, m): return im.point(lambda v: v if v<int(256*m) else 255-v)
+
 def _solarize_add(im, m): return im.point(lambda v: min(255,v+int(110*m)) if v<128 else v)
+
 color_ops = dict(
-    AutoContrast=lambda im,m: ImageOps.autocontrast(im), Equalize=lambda im,m: ImageOps.equalize(im),
-    Posterize=lambda im,m: im.point(lambda v: v & ~(2**(8-int(4*m))-1)), Solarize=lambda im,m: im.point(lambda v: v if v<int(256*m) else 255-v), SolarizeAdd=_solarize_add,
-    Color=_enhance(ImageEnhance.Color), Contrast=_enhance(ImageEnhance.Contrast), Brightness=_enhance(ImageEnhance.Brightness), Sharpness=_enhance(ImageEnhance.Sharpness))
+    AutoContrast=lambda im,m: ImageOps.autocontrast(im),
+    Equalize=lambda im,m: ImageOps.equalize(im),
+    Posterize=_posterize,
+    Solarize=_solarize,
+    SolarizeAdd=_solarize_add,
+    Color=_enhance(ImageEnhance.Color),
+    Contrast=_enhance(ImageEnhance.Contrast),
+    Brightness=_enhance(ImageEnhance.Brightness),
+    Sharpness=_enhance(ImageEnhance.Sharpness))
 
 # %% ../../nbs/data/08_policies.ipynb #4a2761c0
-def _sign(): return random.choice((-1,1))
-def _shear(x, y): return torch.tensor([[1.,x,0],[y,1,0],[0,0,1]])
 shift_fraction = 250/640 # of the side of the photo, at magnitude 10
+
+def _sign(): return random.choice((-1,1))
+
+def _shear(x, y): return torch.tensor([[1.,x,0],[y,1,0],[0,0,1]])
+
 geometric_ops = dict(
-    Rotate=lambda m,w,h: turn(_sign()*30*m,w,h), ShearX=lambda m,w,h: _shear(_sign()*.3*m*h/w,0), ShearY=lambda m,w,h: _shear(0,_sign()*.3*m*w/h),
-    TranslateX=lambda m,w,h: scale_shift(1,1,_sign()*2*shift_fraction*m,0), TranslateY=lambda m,w,h: scale_shift(1,1,0,_sign()*2*shift_fraction*m))
+    Rotate=lambda m,w,h: turn(_sign()*30*m, w, h),
+    ShearX=lambda m,w,h: _shear(_sign()*.3*m*h/w, 0),
+    ShearY=lambda m,w,h: _shear(0, _sign()*.3*m*w/h),
+    TranslateX=lambda m,w,h: scale_shift(1, 1, _sign()*2*shift_fraction*m, 0),
+    TranslateY=lambda m,w,h: scale_shift(1, 1, 0, _sign()*2*shift_fraction*m))
 
 # %% ../../nbs/data/08_policies.ipynb #00da4930
-def _patch(box): x0,y0,x1,y1 = box; return round(x0),round(y0),round(x1),round(y1)
+def _pixels(box): return tuple(round(v) for v in box)
 
 def in_boxes(
     im:Image.Image, # RGB photo
@@ -47,68 +65,88 @@ def in_boxes(
 )->Image.Image: # The photo, changed inside its boxes only
     "Apply a function to the pixels inside each box"
     im = im.copy()
-    for box in map(_patch, b.tolist()):
+    for box in map(_pixels, b.tolist()):
         if random.random()>=p or min(box[2]-box[0],box[3]-box[1])<2: continue
         im.paste(f(im.crop(box)), box[:2])
     return im
 
-def _square(im, cx, cy, hx, hy):
-    im = im.copy(); im.paste(gray, [round(v) for v in (max(cx-hx,0),max(cy-hy,0),min(cx+hx,im.width),min(cy+hy,im.height))]); return im
+# %% ../../nbs/data/08_policies.ipynb #5d89acc4
+def _gray_box(im, x, y, half_w, half_h):
+    "A gray rectangle around a point, as far as it is on the picture"
+    im = im.copy()
+    box = max(x-half_w,0),max(y-half_h,0),min(x+half_w,im.width),min(y+half_h,im.height)
+    im.paste(gray, _pixels(box))
+    return im
 
 def cutout(
     im:Image.Image, # RGB photo
     half:float, # Half of the side of the square, pixels
-)->Image.Image:
+)->Image.Image: # The photo with the square
     "A gray square around a random point"
-    return _square(im, random.uniform(0,im.width), random.uniform(0,im.height), half, half)
+    return _gray_box(im, random.uniform(0,im.width), random.uniform(0,im.height), half, half)
 
 def bbox_cutout(
     im:Image.Image, # RGB photo
     b:Tensor, # (n, 4) boxes in its pixels
     m:float, # Magnitude, 0 to 1: at most 3/4 of the box to each side of a point in it
-)->Image.Image:
+)->Image.Image: # The photo with the rectangle
     "A gray rectangle inside one of the objects"
     if not len(b): return im
-    x0,y0,x1,y1 = box = _patch(random.choice(b.tolist()))
-    if min(x1-x0,y1-y0)<2: return im
-    part = _square(im.crop(box), random.uniform(0,x1-x0), random.uniform(0,y1-y0), .75*m*(x1-x0)/2, .75*m*(y1-y0)/2)
-    im = im.copy(); im.paste(part, (x0,y0)); return im
+    box = _pixels(random.choice(b.tolist()))
+    w,h = box[2]-box[0],box[3]-box[1]
+    if min(w,h)<2: return im
+    patch = _gray_box(im.crop(box), random.uniform(0,w), random.uniform(0,h), .75*m*w/2, .75*m*h/2)
+    im = im.copy()
+    im.paste(patch, box[:2])
+    return im
 
 # %% ../../nbs/data/08_policies.ipynb #329f5600
-def _only(name, m):
+def _patch_op(name, m):
+    "The operation of `name` on the patch of a box"
     if name=='Flip': return ImageOps.mirror
-    if name=='Cutout': return lambda p: cutout(p, min(50*m,max(p.size)/2))
-    if name in color_ops: return lambda p: color_ops[name](p,m)
-    return lambda p: warp_photo(p, geometric_ops[name](m,*p.size), gray)[0]
+    if name=='Cutout': return lambda patch: cutout(patch, min(50*m,max(patch.size)/2))
+    if name in color_ops: return lambda patch: color_ops[name](patch,m)
+    return lambda patch: warp_photo(patch, geometric_ops[name](m,*patch.size), gray)[0]
 
-op_names = [*color_ops,'Cutout','BBox_Cutout',*(f'{n}_BBox' for n in geometric_ops),*(f'{n}_Only_BBoxes' for n in (*geometric_ops,'Flip','Cutout','Solarize','Equalize'))]
+def _move(name, m, im, b, min_visible):
+    "The geometric operation of `name` on a photo and its boxes"
+    px = torch.tensor([*im.size]*2)/2
+    im,matrix = warp_photo(im, geometric_ops[name](m,*im.size), gray)
+    nb,fraction = visible(warp_boxes((b/px-1)[None],matrix[None])[0])
+    keep = (fraction>=min_visible) & ((nb[:,2:]-nb[:,:2])>1e-4).all(1)
+    outside = fraction<=0
+    lost = reasons({'outside the picture':outside, f'less than {min_visible:.0%} visible':~keep & ~outside})
+    stats = BoxStats(len(b), (keep & (fraction<1-1e-4)).sum().item(), lost)
+    return im,(nb[keep]+1)*px,keep,stats
+
+# %% ../../nbs/data/08_policies.ipynb #cd23a289
+_inside_ops = [*geometric_ops,'Flip','Cutout','Solarize','Equalize']
+op_names = [*color_ops, 'Cutout', 'BBox_Cutout',
+            *(f'{n}_BBox' for n in geometric_ops), *(f'{n}_Only_BBoxes' for n in _inside_ops)]
 
 def policy_op(
     name:str, # One of `op_names`
     m:float, # Magnitude, 0 to 1
     im:Image.Image, # RGB photo
     b:Tensor, # (n, 4) boxes in its pixels
-    min_visible:float=.25, # Boxes of which less is left are dropped
+    min_visible:float=.25, # Boxes of which less is left are dropped: a fraction of their area
     p_box:float=1., # Box-only operations: chance for each box
 ): # (photo, (m, 4) boxes, (n,) mask of the boxes kept, `BoxStats`)
     "One operation of a policy"
-    all_,none = torch.ones(len(b),dtype=torch.bool),BoxStats(len(b),0,{})
-    if name in color_ops: return color_ops[name](im,m),b,all_,none
-    if name=='Cutout': return cutout(im, 100*m*max(im.size)/640),b,all_,none
-    if name=='BBox_Cutout': return bbox_cutout(im,b,m),b,all_,none
-    op,kind = name.split('_',1)
-    if kind=='Only_BBoxes': return in_boxes(im,b,_only(op,m),p_box),b,all_,none
-    px = torch.tensor([*im.size]*2)/2
-    im,mat = warp_photo(im, geometric_ops[op](m,*im.size), gray)
-    full = warp_boxes((b/px-1)[None],mat[None])[0]
-    nb,share = visible(full); keep = (share>=min_visible)&((nb[:,2:]-nb[:,:2])>1e-4).all(1)
-    gone = (~keep).sum().item()
-    out = (share<=0).sum().item()
-    lost = {'outside the picture':out, f'less than {min_visible:.0%} visible':gone-out}
-    return im,(nb[keep]+1)*px,keep,BoxStats(len(b),(keep&(share<1-1e-4)).sum().item(),{k:v for k,v in lost.items() if v})
+    op,_,kind = name.partition('_')
+    if kind=='BBox': return _move(op, m, im, b, min_visible)
+    if kind=='Only_BBoxes': im = in_boxes(im, b, _patch_op(op,m), p_box)
+    elif name=='BBox_Cutout': im = bbox_cutout(im, b, m)
+    elif name=='Cutout': im = cutout(im, 100*m*max(im.size)/640)
+    else: im = color_ops[name](im, m)
+    return im,b,torch.ones(len(b),dtype=torch.bool),BoxStats(len(b), 0, {})
 
 # %% ../../nbs/data/08_policies.ipynb #e74f95a0
-def _parse(s): return [[(o.split()[0],float(o.split()[1]),int(o.split()[2])) for o in line.split(',')] for line in s.strip().split('\n')]
+def _parse_op(text):
+    name,p,magnitude = text.split()
+    return name,float(p),int(magnitude)
+
+def _parse(text): return [[_parse_op(op) for op in line.split(',')] for line in text.strip().split('\n')]
 
 # %% ../../nbs/data/08_policies.ipynb #37f7c1b0
 policies = dict(
@@ -174,24 +212,27 @@ class Policy(ItemTransform):
     order,split_idx = 0,0
     def __init__(self,
         subs:list, # Sub-policies: lists of (operation, probability, magnitude 0–10)
-        min_visible:float=.25, # Boxes of which less is left are dropped
+        min_visible:float=.25, # Boxes of which less is left are dropped: a fraction of their area
         scale:float=1., # Magnitudes are multiplied by this
     ):
         super().__init__()
-        bad = [o for s in subs for o,_,_ in s if o not in op_names]
+        bad = [op for sub in subs for op,_,_ in sub if op not in op_names]
         if bad: raise ValueError(f"There is no operation '{bad[0]}': choose from {', '.join(op_names)}")
-        self.subs,self.min_visible,self.scale,self.box_stats = subs,min_visible,scale,None
+        self.subs,self.min_visible = subs,min_visible
+        self.scale,self.box_stats = scale,None
     def encodes(self, x):
         if len(x)<3: return x
         im,b,l = Image.Image.copy(x[0]),x[1].as_subclass(Tensor),x[2].as_subclass(Tensor)
-        self.box_stats = BoxStats(len(b),0,{})
-        for name,p,m in random.choice(self.subs):
-            inside = name.endswith('_Only_BBoxes')
-            if not inside and random.random()>=p: continue
-            im,b,keep,stats = policy_op(name, min(m*self.scale,10)/10, im, b, self.min_visible, p/3)
-            l = l[keep]; self.box_stats = (self.box_stats+stats)._replace(seen=self.box_stats.seen)
+        total = BoxStats(0, 0, {})
+        for name,p,magnitude in random.choice(self.subs):
+            if not name.endswith('_Only_BBoxes') and random.random()>=p: continue
+            m = min(magnitude*self.scale,10)/10
+            im,b,keep,stats = policy_op(name, m, im, b, self.min_visible, p/3)
+            l,total = l[keep],total+stats
+        self.box_stats = total._replace(seen=len(x[1]))
         return PILImage(im),TensorBBox(b,img_size=im.size),TensorMultiCategory(l)
 
+# %% ../../nbs/data/08_policies.ipynb #a195e87b
 def detection_autoaugment(
     name:str='v0', # 'v0' (the paper's), 'v1', 'v2' or 'v3'
     **kwargs, # Passed to `Policy`: min_visible, scale
