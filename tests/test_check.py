@@ -162,7 +162,7 @@ def test_a_training_set_of_ignored_objects_is_told(tmp_path, flag):
     t = a.check(progress=False)
     assert 'nothing can be learned' in set(t.action) and any('7 that are ignored' in p for p in t.problem)
     assert not set_rows(a, a, ignore=()) and usable(a, ())['a']==7 and usable(a)['a']==0
-    with pytest.warns(UserWarning, match='all 7 objects of the training set are ignored'):
+    with pytest.raises(ValueError, match='Every object in `train` is marked as crowd or difficult'):
         BBoxDataLoaders.from_annotations(a, data(tmp_path), size=32, bs=2)
 
 def test_a_validation_set_without_objects_is_told(tmp_path):
