@@ -4,8 +4,9 @@ import numpy as np, pytest, torch
 from torch import nn
 from torchvision.models import detection as tv, mobilenet_v2, mobilenet_v3_large, vgg16
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 from ssd_fastai.all import *
-from ssd_fastai.published.models import our_name
+from ssd_fastai.published.models import lite_rules, our_name, vgg_rules
 
 full = os.environ.get('SSD_FASTAI_PROFILE')=='full'
 pairs = {'ssd300':(tv.ssd300_vgg16,ssd300_vgg16), 'ssdlite':(tv.ssdlite320_mobilenet_v3_large,ssdlite320_mobilenet_v3_large)}
@@ -15,10 +16,15 @@ def lively(m, seed=0):
     "Random weights whose scores differ, as those of a trained model do; batch norm with statistics of its own. Offsets that do not carry boxes out of the photo: torchvision would return those with an area of 0, and `detect` drops them"
     torch.manual_seed(seed)
     for o in m.modules():
-        if isinstance(o,nn.BatchNorm2d): o.running_mean.normal_(0,.02); o.running_var.uniform_(.002,.02); nn.init.uniform_(o.weight,.5,1.5); nn.init.normal_(o.bias,.1,.1)
+        if isinstance(o,nn.BatchNorm2d):
+            o.running_mean.normal_(0,.02)
+            o.running_var.uniform_(.002,.02)
+            nn.init.uniform_(o.weight,.5,1.5)
+            nn.init.normal_(o.bias,.1,.1)
     for h in m.head.classification_head.module_list:
         c = h if isinstance(h,nn.Conv2d) else h[-1]
-        nn.init.normal_(c.bias, 0, 1); c.bias.data.view(-1,m.head.classification_head.num_columns)[:,0] = 3
+        nn.init.normal_(c.bias, 0, 1)
+        c.bias.data.view(-1,m.head.classification_head.num_columns)[:,0] = 3
     for h in m.head.regression_head.module_list: (h if isinstance(h,nn.Conv2d) else h[-1]).weight.data *= .2
     return m.eval()
 
@@ -47,7 +53,9 @@ def test_default_boxes(pair):
 def test_scores_offsets_and_detections(pair):
     "The same tensor goes into both (torchvision's own resize, which does not smooth), and torchvision's whole model is the judge"
     name,theirs,ours = pair
-    arch = pairs[name][1]; found = 0; labels = set()
+    arch = pairs[name][1]
+    found = 0
+    labels = set()
     for p in photos({'ssd300':50 if full else 3, 'ssdlite':50}[name]):
         x = theirs.transform([p])[0].tensors
         out = theirs.head(list(theirs.backbone(x).values()))
@@ -58,7 +66,8 @@ def test_scores_offsets_and_detections(pair):
         a,b = (sorted(zip(s.tolist(),l.tolist(),bb.tolist()),reverse=True) for s,l,bb in ((got.scores,got.labels+1,got.boxes),(want['scores'],want['labels'],want['boxes'])))   # equal scores have no order
         assert len(a)==len(b) and [o[1] for o in a]==[o[1] for o in b]
         assert np.allclose([o[0] for o in a],[o[0] for o in b],rtol=0,atol=1e-5) and np.allclose([o[2] for o in a],[o[2] for o in b],rtol=0,atol=.1)
-        found += len(got); labels |= set(got.labels.tolist())
+        found += len(got)
+        labels |= set(got.labels.tolist())
     assert found>100 and len(labels)>=3     # there was something to compare
 
 def test_normalization_is_torchvisions(pair):
@@ -71,10 +80,13 @@ def test_normalization_is_torchvisions(pair):
 def test_loss(pair):
     "torchvision's compute_loss on its own outputs and matches; no shared or tied best boxes, few positives, an object in each photo"
     name,theirs,ours = pair
-    n = ours.size[0]; g = torch.Generator().manual_seed(5)
+    n = ours.size[0]
+    g = torch.Generator().manual_seed(5)
     while True:
         objs = []
-        for k in (2,3): lo = torch.rand(k,2,generator=g)*.6; objs.append(torch.cat([lo,lo+.1+torch.rand(k,2,generator=g)*.3],1))
+        for k in (2,3):
+            lo = torch.rand(k,2,generator=g)*.6
+            objs.append(torch.cat([lo,lo+.1+torch.rand(k,2,generator=g)*.3],1))
         ious = [box_iou(o,ours.boxes) for o in objs]
         if all(len(i.argmax(1).unique())==len(i) and (i.topk(2,1)[0].diff(dim=1)<-1e-4).all() for i in ious): break
     labels = [torch.tensor([1,6]),torch.tensor([2,3,3])]
@@ -104,7 +116,8 @@ def test_ssdlite_v2():
     maps = m.body(torch.randn(1,3,320,320))
     assert [tuple(o.shape[1:]) for o in maps]==[(576,20,20),(1280,10,10)]
     assert 3.4e6<sum(p.numel() for p in m.parameters())<4.5e6
-    s,o = m(torch.randn(2,3,320,320)); (s.square().mean()+o.square().mean()).backward()
+    s,o = m(torch.randn(2,3,320,320))
+    (s.square().mean()+o.square().mean()).backward()
     assert s.shape==(2,3234,81) and not [n for n,p in m.named_parameters() if p.grad is None or not p.grad.abs().sum()>0]
 
 def test_new_layers_start_as_published():
@@ -114,7 +127,8 @@ def test_new_layers_start_as_published():
         assert not c.bias.any() and .98*lim<c.weight.abs().max()<=lim
     assert (m.head.boosters[0].scale==20).all() and m.head.extra[0][1].dilation==(6,6) and m.body.parts[0][16].ceil_mode
     for arch in (ssd300_vgg16,ssdlite320_mobilenet_v2):
-        c = arch(3, bias=-2.).head.classes[0]; b = (c if isinstance(c,nn.Conv2d) else c[-1]).bias.view(-1,4)
+        c = arch(3, bias=-2.).head.classes[0]
+        b = (c if isinstance(c,nn.Conv2d) else c[-1]).bias.view(-1,4)
         assert (b[:,1:]==-2).all() and not b[:,0].any()
     m = ssdlite320_mobilenet_v3_large(3)
     assert all(abs(c.weight.std()-.03)<.003 for c in m.modules() if isinstance(c,nn.Conv2d) and c.weight.numel()>5000)
@@ -125,8 +139,10 @@ def test_new_layers_start_as_published():
 @pytest.fixture(scope='module')
 def coco_lite(tmp_path_factory):
     "What torchvision's COCO file would be, with random numbers"
-    torch.manual_seed(3); m = lively(tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
-    f = tmp_path_factory.mktemp('weights')/'ssdlite.pth'; torch.save(m.state_dict(), f)
+    torch.manual_seed(3)
+    m = lively(tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
+    f = tmp_path_factory.mktemp('weights')/'ssdlite.pth'
+    torch.save(m.state_dict(), f)
     return f,m
 
 @pytest.mark.parametrize('kind', ['its own names','COCO'])
@@ -135,21 +151,25 @@ def test_transfer_keeps_rows_bit_by_bit(kind, pair, coco_lite, tmp_path):
     name,theirs,_ = pair
     if kind=='COCO' and name=='ssd300': pytest.skip('SSDlite will do')
     names = coco if kind=='COCO' else ['dog','horse','cow','cat','bus','car']
-    sd = (coco_lite[1] if kind=='COCO' else theirs).state_dict(); torch.save(sd, tmp_path/'tv.pth')
-    ours = pairs[name][1]; last = '' if name=='ssd300' else '.1'
+    sd = (coco_lite[1] if kind=='COCO' else theirs).state_dict()
+    torch.save(sd, tmp_path/'tv.pth')
+    ours = pairs[name][1]
+    last = '' if name=='ssd300' else '.1'
     m = ours(['cat','axolotl','dog'], weights=tmp_path/'tv.pth', **({} if kind=='COCO' else dict(names=names)))
-    new_sd = m.state_dict(); heads = set()
+    new_sd = m.state_dict()
+    heads = set()
     for i,k in enumerate(published_boxes(ours.published.boxes).k):
         for n in ('weight','bias'):
-            key = f'head.classification_head.module_list.{i}{last}.{n}'; heads.add(key)
+            key = f'head.classification_head.module_list.{i}{last}.{n}'
+            heads.add(key)
             old,new = sd[key],new_sd[f'head.classes.{i}{last}.{n}']
             old,new = old.view(k,len(names)+1,*old.shape[1:]),new.view(k,4,*new.shape[1:])
             assert torch.equal(new[:,[0,1,3]], old[:,[0,1+names.index('cat'),1+names.index('dog')]])
             if n=='bias': assert torch.allclose(new[:,2], torch.tensor(prior_bias()))
             else: assert .005<new[:,2].std()<.015
     assert len(heads)==12 and len(sd)+1==len(new_sd)
-    for k in sd.keys()-heads: assert torch.equal(new_sd[our_name(k,name=='ssd300')], sd[k])
-    assert m.kept['share'].to_dict()=={'body':1,'rest of head':1,'box offsets':1,'background':1,'cat':1,'axolotl':0,'dog':1}
+    for k in sd.keys()-heads: assert torch.equal(new_sd[our_name(k, vgg_rules if name=='ssd300' else lite_rules)], sd[k])
+    assert m.kept['fraction'].to_dict()=={'body':1,'rest of head':1,'box offsets':1,'background':1,'cat':1,'axolotl':0,'dog':1}
     assert m.kept['parameters'].sum()==sum(p.numel() for p in m.parameters()) and m.kept.loc['axolotl','from']=='new'
 
 @torch.no_grad()
@@ -160,13 +180,14 @@ def test_same_names_same_predictions(coco_lite):
     for m in (ssdlite320_mobilenet_v3_large(weights=f), ssdlite320_mobilenet_v3_large(coco, weights=f)):
         s,o = m.eval()(x)
         assert torch.allclose(s,out['cls_logits'],atol=1e-4) and torch.allclose(o,out['bbox_regression'],atol=1e-4)
-        assert (m.kept.share==1).all()
+        assert (m.kept.fraction==1).all()
     some = [n for n in reversed(coco) if n!='N/A']
     s,o = ssdlite320_mobilenet_v3_large(some, weights=f).eval()(x)
     assert len(some)==80 and torch.allclose(s,out['cls_logits'][...,[0]+[1+coco.index(n) for n in some]],atol=1e-4)
 
 def test_synonyms_and_bad_names(coco_lite):
-    f,_ = coco_lite; make = ssdlite320_mobilenet_v3_large
+    f,_ = coco_lite
+    make = ssdlite320_mobilenet_v3_large
     a,b = make(['dog'],weights=f),make(['Puppy'],weights=f,synonyms={'Puppy':'dog'})
     assert all(torch.equal(v,b.state_dict()[k]) for k,v in a.state_dict().items())
     for kw,msg in ((dict(classes=['x'],synonyms={'y':'dog'}),'none of your classes'), (dict(classes=['x'],synonyms={'x':'horze'}),'did you mean.*horse'),
@@ -176,7 +197,8 @@ def test_synonyms_and_bad_names(coco_lite):
     with pytest.raises(ValueError, match='Nobody has published'): ssd512_vgg16(3, weights='coco')
 
 def test_file_of_your_own_needs_names(tmp_path):
-    m = ssdlite320_mobilenet_v2(['a','b']); torch.save({'model':m.state_dict()}, tmp_path/'own.pth')
+    m = ssdlite320_mobilenet_v2(['a','b'])
+    torch.save({'model':m.state_dict()}, tmp_path/'own.pth')
     with pytest.raises(ValueError, match='names='): ssdlite320_mobilenet_v2(['b','c'], weights=tmp_path/'own.pth')
     n = ssdlite320_mobilenet_v2(['c','b'], weights=tmp_path/'own.pth', names=['a','b'])
     assert n.kept['from'].tolist()[-2:]==['new','b']
@@ -184,18 +206,22 @@ def test_file_of_your_own_needs_names(tmp_path):
     assert all(torch.equal(v,again.state_dict()[k]) for k,v in m.state_dict().items())
 
 def test_wide_tail_is_recognized():
-    m = ssdlite320_mobilenet_v3_large(3); m2 = ssdlite320_mobilenet_v3_large(3, weights=m.state_dict()); assert m2.body.chs==[672,480]
+    m = ssdlite320_mobilenet_v3_large(3)
+    m2 = ssdlite320_mobilenet_v3_large(3, weights=m.state_dict())
+    assert m2.body.chs==[672,480]
     note = ssdlite320_mobilenet_v3_large.published
     wide = note.make(published_boxes('ssdlite320'),3,(320,320),None,False)
     assert ssdlite320_mobilenet_v3_large(3, weights=wide.state_dict()).body.chs==[672,960]
 
 def test_other_default_boxes(coco_lite):
     f,_ = coco_lite
-    own = published_boxes('ssdlite320'); shapes = [s.clone() for s in own.shapes]; shapes[0][2] = torch.tensor([.5,.01])
+    own = published_boxes('ssdlite320')
+    shapes = [s.clone() for s in own.shapes]
+    shapes[0][2] = torch.tensor([.5,.01])
     m = ssdlite320_mobilenet_v3_large(['dog'], weights=f, boxes=DefaultBoxes(own.grids,shapes))
-    assert m.kept.share['dog']==1 and abs(m.kept.share['box offsets']-35/36)<1e-6
+    assert m.kept.fraction['dog']==1 and abs(m.kept.fraction['box offsets']-35/36)<1e-6
     m = ssdlite320_mobilenet_v3_large(['dog'], weights=f, boxes=DefaultBoxes(own.grids,[s[1:3] for s in own.shapes]))
-    assert (m.kept.share==1).all() and m.head.classes[0][-1].out_channels==4
+    assert (m.kept.fraction==1).all() and m.head.classes[0][-1].out_channels==4
     with torch.no_grad(): assert m.eval()(torch.zeros(1,3,320,320))[0].shape==(1,len(m.boxes),2)
 
 def offline(monkeypatch, home, error=urllib.error.URLError('no network')):
@@ -209,17 +235,21 @@ def test_offline(monkeypatch, tmp_path, coco_lite):
         with pytest.raises(ConnectionError) as e: arch(['dog'], **kw)
         for part in (f'https://download.pytorch.org/models/{url}', str(tmp_path/'hub/checkpoints'), 'pretrained=False', 'weights'): assert part in str(e.value)
         assert '\n' not in str(e.value)
-    cached = tmp_path/'hub/checkpoints/ssdlite320_mobilenet_v3_large_coco-a79551df.pth'; cached.parent.mkdir(parents=True,exist_ok=True)
+    cached = tmp_path/'hub/checkpoints/ssdlite320_mobilenet_v3_large_coco-a79551df.pth'
+    cached.parent.mkdir(parents=True,exist_ok=True)
     cached.write_bytes(coco_lite[0].read_bytes())               # where the error says that it should be
     assert ssdlite320_mobilenet_v3_large(['dog'], weights='coco').kept.loc['dog','from']=='dog'
     cached.write_bytes(coco_lite[0].read_bytes()[:100_000])
     with pytest.raises(ValueError, match='damaged.*Delete it'): ssdlite320_mobilenet_v3_large(['dog'], weights='coco')
-    cached.unlink(); offline(monkeypatch, tmp_path, RuntimeError('invalid hash value'))
+    cached.unlink()
+    offline(monkeypatch, tmp_path, RuntimeError('invalid hash value'))
     with pytest.raises(ConnectionError, match='damaged.*invalid hash'): ssdlite320_mobilenet_v3_large(['dog'], weights='coco')
 
 @pytest.mark.parametrize('what', ['cut short','text','empty','another model','a list','a layer missing','a layer too many','body only'])
 def test_bad_files(what, tmp_path, coco_lite):
-    f,m = coco_lite; bad = tmp_path/'bad.pth'; sd = m.state_dict()
+    f,m = coco_lite
+    bad = tmp_path/'bad.pth'
+    sd = m.state_dict()
     if what=='cut short': bad.write_bytes(f.read_bytes()[:-5000])
     elif what=='text': bad.write_text('<html>404</html>')
     elif what=='empty': bad.touch()
@@ -235,10 +265,13 @@ def test_missing_file_and_nonsense():
 @pytest.mark.parametrize('arch,make,kw', [(ssdlite320_mobilenet_v2,mobilenet_v2,{}),(ssdlite320_mobilenet_v3_large,mobilenet_v3_large,{}),(ssd300_vgg16,vgg16,{})], ids=lambda o:getattr(o,'__name__',''))
 def test_backbone_from_a_file(arch, make, kw, tmp_path):
     "All of the body, and nothing else, comes from the classifier's file"
-    torch.manual_seed(5); c = make(weights=None); f = tmp_path/'body.pth'
+    torch.manual_seed(5)
+    c = make(weights=None)
+    f = tmp_path/'body.pth'
     torch.save({k:v for k,v in c.state_dict().items() if make is not vgg16 or k.startswith('features')}, f)
     m = arch(['dog'], weights_backbone=f)
-    want = [p for p in c.features.parameters()]; got = list(m.body.parameters())
+    want = [p for p in c.features.parameters()]
+    got = list(m.body.parameters())
     assert len(want)==len(got) and all(torch.equal(a,b) for a,b in zip(want,got))
     torch.save(nn.Linear(2,2).state_dict(), f)
     with pytest.raises(ValueError, match=f'not those of {make.__name__}'): arch(['dog'], weights_backbone=f)
@@ -249,12 +282,15 @@ def test_backbone_from_a_file(arch, make, kw, tmp_path):
 def loaders(train, valid): return BBoxDataLoaders.from_annotations(train[:8], valid[:4], bs=4)
 
 def quiet(*args, **kw):
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); return ssd_learner(*args, **kw)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return ssd_learner(*args, **kw)
 
 def test_learner_sets_the_input(loaders, capsys):
     l = quiet(loaders, ssdlite320_mobilenet_v3_large, pretrained=False)
     assert 'photos of 320×320' in capsys.readouterr().out and l.dls.size==(320,320) and loaders.size==(224,224)
-    xb,_,_ = l.dls.one_batch(); assert xb.shape==(4,3,320,320) and -1<=xb.min()<-.2 and .2<xb.max()<=1
+    xb,_,_ = l.dls.one_batch()
+    assert xb.shape==(4,3,320,320) and -1<=xb.min()<-.2 and .2<xb.max()<=1
     assert torch.equal(l.loss_func.default,l.model.boxes) and torch.equal(l.model.boxes,published_boxes('ssdlite320').boxes)
 
 def test_conflicts(train, valid, loaders):
@@ -270,15 +306,19 @@ def test_learner_from_coco_file(loaders, coco_lite, tmp_path, capsys):
     set_seed(0)
     l = quiet(loaders, ssdlite320_mobilenet_v3_large, weights=coco_lite[0], synonyms={'RBC':'sports ball'}, metrics=coco_metrics(), path=tmp_path)
     assert l.model.kept.loc['RBC','from']=='sports ball' and l.pretrained
-    body,head = ssd_split(l.model); bn = {id(p) for m in l.model.body.modules() if isinstance(m,nn.BatchNorm2d) for p in m.parameters()}
+    body,head = ssd_split(l.model)
+    bn = {id(p) for m in l.model.body.modules() if isinstance(m,nn.BatchNorm2d) for p in m.parameters()}
     assert all(p.requires_grad==(id(p) in bn) for p in body) and all(p.requires_grad for p in head) and len(body)+len(head)==len(list(l.model.parameters()))
     was = [p.detach().clone() for p in l.model.body.parameters() if p.ndim==4]
     with l.no_bar(),l.no_logging(): l.fit(1,1e-3)
     assert all(torch.equal(a,b) for a,b in zip(was,[p for p in l.model.body.parameters() if p.ndim==4]))
-    l.unfreeze(); l.remove_cb(ProgressCallback)
-    r = loaders.records[1][0]; det = l.predict(r.path, min_score=.001)
+    l.unfreeze()
+    l.remove_cb(ProgressCallback)
+    r = loaders.records[1][0]
+    det = l.predict(r.path, min_score=.001)
     assert len(det) and (det.boxes[:,2]<=320).all() and (det.boxes[:,3]<=240).all()
-    l.show_results(2); plt.close('all')
+    l.show_results(2)
+    plt.close('all')
     l.export(tmp_path/'lite.pkl')
     code = f"import warnings; warnings.simplefilter('ignore')\nfrom fastai.learner import load_learner\nl=load_learner({str(tmp_path/'lite.pkl')!r}); d=l.predict({str(r.path)!r}, min_score=.001)\nprint(l.dls.size, len(d), d.scores[0].item())"
     out = subprocess.run([sys.executable,'-W','ignore','-c',code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
@@ -292,7 +332,9 @@ def test_learner_predicts_what_the_model_says(loaders, coco_lite):
     photo = open_photo(loaders.records[1][0].path).resize((320,320))
     l.model.load_state_dict(ssdlite320_mobilenet_v3_large(l.dls.vocab, weights=f, synonyms=dict(RBC='dog',WBC='cat',Platelets='person')).state_dict())
     small = tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4).eval()
-    sd = theirs.state_dict(); want = small.state_dict(); rows = [0]+[1+coco.index(n) for n in ('dog','cat','person')]
+    sd = theirs.state_dict()
+    want = small.state_dict()
+    rows = [0]+[1+coco.index(n) for n in ('dog','cat','person')]
     for k,v in sd.items(): want[k] = v if v.shape==want[k].shape else v.view(6,91,*v.shape[1:])[:,rows].flatten(0,1)
     small.load_state_dict(want)
     a = small([torch.from_numpy(np.array(photo)).permute(2,0,1)/255])[0]
@@ -308,14 +350,20 @@ def test_norms_settle_if_they_are_young(loaders, coco_lite):
     "Layers from the COCO file have seen enough and are left alone, new ones are not; momentum and counts are as before"
     sd = {k:torch.tensor(100_000) if k.endswith('num_batches_tracked') else v for k,v in coco_lite[1].state_dict().items()}
     l = quiet(loaders, ssdlite320_mobilenet_v3_large, weights=sd)
-    cb = next(c for c in l.cbs if isinstance(c,PreciseBatchNorm)); cb.learn = l
+    cb = next(c for c in l.cbs if isinstance(c,PreciseBatchNorm))
+    cb.learn = l
     norms = [m for m in l.model.modules() if isinstance(m,nn.BatchNorm2d)]
-    young = norms[-1]; young.reset_running_stats()
-    l.model.train(); was = [(m.running_mean.clone(),m.running_var.clone(),int(m.num_batches_tracked)) for m in norms]
+    young = norms[-1]
+    young.reset_running_stats()
+    l.model.train()
+    was = [(m.running_mean.clone(),m.running_var.clone(),int(m.num_batches_tracked)) for m in norms]
     cb.after_train()
     same = [torch.equal(m.running_mean,a) and torch.equal(m.running_var,b) for m,(a,b,_) in zip(norms,was)]
     assert all(same[:-1]) and not same[-1] and all(m.momentum==.03 and int(m.num_batches_tracked)==n for m,(_,_,n) in zip(norms,was))
-    before = young.running_mean.clone(); l.model.eval(); cb.after_train(); assert torch.equal(young.running_mean,before)
+    before = young.running_mean.clone()
+    l.model.eval()
+    cb.after_train()
+    assert torch.equal(young.running_mean,before)
 
 def test_torchvisions_own_builder_is_explained(loaders):
     with pytest.raises(ValueError, match='from ssd_fastai.all import ssd300_vgg16'): ssd_learner(loaders, tv.ssd300_vgg16)

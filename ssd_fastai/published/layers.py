@@ -7,7 +7,8 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/published/layers.html.md"""
 # %% auto #0
 __all__ = ['xavier_init', 'extras300', 'extras512', 'lite_norm', 'normal_init', 'read_weights', 'fetch_weights',
            'backbone_layers', 'init_convs', 'vgg_body', 'ScaledNorm', 'vgg_fc', 'vgg_extra', 'vgg_ssd', 'open_block',
-           'v3_body', 'v2_body', 'lite_conv', 'lite_extra', 'lite_head', 'lite_ssd', 'PreciseBatchNorm']
+           'v2_body', 'v3_body', 'lite_conv', 'lite_extra', 'lite_head', 'lite_ssd', 'v2_ssd', 'v3_ssd', 'v3_end',
+           'tracking_norms', 'PreciseBatchNorm']
 
 # %% ../../nbs/published/00_layers.ipynb #18f17600
 import pickle, urllib.error
@@ -15,7 +16,9 @@ from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import vgg16, mobilenet_v2, mobilenet_v3_large, VGG16_Weights, MobileNet_V2_Weights, MobileNet_V3_Large_Weights
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models import vgg16, mobilenet_v2, mobilenet_v3_large
+from torchvision.models import VGG16_Weights, MobileNet_V2_Weights, MobileNet_V3_Large_Weights
 from torchvision.ops import Conv2dNormActivation
 from fastcore.basics import patch
 from fastai.callback.core import Callback
@@ -23,46 +26,68 @@ from ..ssd.anchors import DefaultBoxes
 from ..ssd.model import SSD, SSDHead, BodyMaps
 
 # %% ../../nbs/published/00_layers.ipynb #19d1f530
+def _damaged(file, e):
+    why = (str(e) or type(e).__name__).split('. ')[0][:80]
+    return ValueError(f'{file} is damaged, or no file of weights ({why}). Delete it and get it again.')
+
 def read_weights(
     file:str|Path, # A file that `torch.save` wrote: a state dict, or a dict with one under 'model'
 )->dict: # The state dict, on the CPU
     "A state dict from a file; only tensors are read, no code is run"
     file = Path(file)
-    if not file.exists(): raise FileNotFoundError(f"There is no file {file}. Give the path of a .pth file on this machine, or the word 'coco' for weights, 'imagenet' for weights_backbone.")
+    if not file.exists():
+        raise FileNotFoundError(f"There is no file {file}. Give the path of a .pth file on this machine, "
+                                "or the word 'coco' for weights, 'imagenet' for weights_backbone.")
     try: state = torch.load(file, map_location='cpu', weights_only=True)
-    except (RuntimeError,EOFError,ValueError,OSError,pickle.UnpicklingError) as e:
-        raise ValueError(f'{file} is damaged, or no file of weights ({(str(e) or type(e).__name__).split(". ")[0][:80]}). Delete it and get it again.') from None
+    except (RuntimeError,EOFError,ValueError,OSError,pickle.UnpicklingError) as e: raise _damaged(file, e) from None
     if isinstance(state,dict): state = state.get('model',state)
-    if not isinstance(state,dict) or not all(isinstance(v,Tensor) for v in state.values()): raise ValueError(f'{file} holds no state dict: save one with torch.save(model.state_dict(), file)')
+    if not isinstance(state,dict) or not all(isinstance(v,Tensor) for v in state.values()):
+        raise ValueError(f'{file} holds no state dict: save one with torch.save(model.state_dict(), file)')
     return dict(state)
+
+# %% ../../nbs/published/00_layers.ipynb #389bc1a7
+def _no_download(weights, file, why, instead):
+    return ConnectionError(f'{file.name} {why}. Get {weights.url} on a machine with network '
+                           f'and put it into {file.parent}, or pass {instead}.')
 
 def fetch_weights(
     weights, # A member of a torchvision weights enum: it knows its address
     instead:str, # What else the reader can do
-)->dict: # The state dict
+)->dict: # The state dict, on the CPU
     "Weights from torchvision's server or its cache, with one clear error if that fails"
     file = Path(torch.hub.get_dir())/'checkpoints'/Path(weights.url).name
     if file.exists(): return read_weights(file)
     try: return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (urllib.error.URLError,ConnectionError,TimeoutError) as e: why = f'could not be downloaded ({e})'
-    except (RuntimeError,EOFError,pickle.UnpicklingError) as e: why = f'arrived damaged ({e})'; file.unlink(missing_ok=True)
-    raise ConnectionError(f'{file.name} {why}. Get {weights.url} on a machine with network and put it into {file.parent}, or pass {instead}.') from None
+    except (RuntimeError,EOFError,pickle.UnpicklingError) as e:
+        why = f'arrived damaged ({e})'
+        file.unlink(missing_ok=True)
+    raise _no_download(weights, file, why, instead) from None
+
+# %% ../../nbs/published/00_layers.ipynb #cb1d3486
+def _backbone_state(weights, default):
+    "The weights of the feature layers, from the word 'imagenet' or from a file"
+    instead = "weights_backbone='path/to/file.pth', or pretrained=False to train from scratch"
+    state = fetch_weights(default, instead) if weights=='imagenet' else read_weights(weights)
+    return {k.removeprefix('features.'):v for k,v in state.items() if k.startswith('features.')}
 
 def backbone_layers(
     arch, # A function that makes a classifier of torchvision's with `features`
     weights, # 'imagenet', a file, or None
     default, # The member of the torchvision weights enum that 'imagenet' stands for
-    **kwargs # Passed to `arch`
+    **kwargs, # Passed to `arch`
 )->list: # Its feature layers
     "The layers of a classifier, without its classifying end"
-    model = arch(weights=None, **kwargs)
-    if weights is None: return list(model.features)
-    state = fetch_weights(default, "weights_backbone='path/to/file.pth', or pretrained=False to train from scratch") if weights=='imagenet' else read_weights(weights)
-    state = {k:v for k,v in state.items() if k.startswith('features.')}
-    try: model.features.load_state_dict({k.removeprefix('features.'):v for k,v in state.items()})
-    except RuntimeError as e: raise ValueError(f'The weights are not those of {arch.__name__.strip("_")}: {str(e).splitlines()[1].strip()[:120]}') from None
-    return list(model.features)
+    features = arch(weights=None, **kwargs).features
+    if weights is None: return list(features)
+    state = _backbone_state(weights, default)
+    try: features.load_state_dict(state)
+    except RuntimeError as e:
+        first = str(e).splitlines()[1].strip()[:120]
+        raise ValueError(f'The weights are not those of {arch.__name__.strip("_")}: {first}') from None
+    return list(features)
 
+# %% ../../nbs/published/00_layers.ipynb #fc5508bf
 def init_convs(
     m:nn.Module, # Anything with convolutions
     init, # What fills a weight in place
@@ -74,10 +99,12 @@ def init_convs(
             if l.bias is not None: nn.init.zeros_(l.bias)
     return m
 
+_kaiming = partial(nn.init.kaiming_normal_, mode='fan_out', nonlinearity='relu')
+
 def _vgg16(**kwargs):
-    "VGG16 without memory for its classifier, 120 million numbers that nobody needs here; convolutions start as torchvision's do"
+    "VGG16 without memory for the 120 million numbers of its classifier; its convolutions start as torchvision's"
     with torch.device('meta'): model = vgg16(**kwargs)
-    model.features = init_convs(model.features.to_empty(device='cpu'), partial(nn.init.kaiming_normal_, mode='fan_out', nonlinearity='relu'))
+    model.features = init_convs(model.features.to_empty(device='cpu'), _kaiming)
     return model
 
 def vgg_body(
@@ -85,7 +112,8 @@ def vgg_body(
 )->BodyMaps: # Maps of conv4_3 and conv5_3
     "VGG16 for SSD: pool3 rounds up, pool5 is gone (SSD paper §3; torchvision 0.29)"
     layers = backbone_layers(_vgg16, weights, VGG16_Weights.IMAGENET1K_FEATURES)
-    [l for l in layers if isinstance(l,nn.MaxPool2d)][2].ceil_mode = True
+    pools = [l for l in layers if isinstance(l,nn.MaxPool2d)]
+    pools[2].ceil_mode = True
     return BodyMaps(nn.Sequential(*layers[:-1]), [8,16])
 
 # %% ../../nbs/published/00_layers.ipynb #c1e02970
@@ -94,16 +122,23 @@ class ScaledNorm(nn.Module):
     def __init__(self,
         n:int, # Channels
         start:float=20., # First value of the factors
-    ): super().__init__(); self.scale = nn.Parameter(torch.full((n,),start))
-    def forward(self, x): return self.scale.view(1,-1,1,1)*F.normalize(x)
+    ):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((n,),start))
+    def forward(self,
+        x:Tensor, # (B, n, h, w) feature map
+    )->Tensor: # (B, n, h, w)
+        "Normalize each cell, then scale each channel"
+        return self.scale.view(1,-1,1,1)*F.normalize(x)
 
 # %% ../../nbs/published/00_layers.ipynb #dca0e510
 xavier_init = partial(init_convs, init=nn.init.xavier_uniform_)
 
 def vgg_fc()->nn.Sequential: # 512 channels → 1024, same grid
     "pool5 at stride 1, the dilated fc6, and fc7"
-    return xavier_init(nn.Sequential(nn.MaxPool2d(3,1,1), nn.Conv2d(512,1024,3,padding=6,dilation=6), nn.ReLU(inplace=True),
-                                nn.Conv2d(1024,1024,1), nn.ReLU(inplace=True)))
+    fc6 = nn.Conv2d(512,1024,3,padding=6,dilation=6)
+    fc7 = nn.Conv2d(1024,1024,1)
+    return xavier_init(nn.Sequential(nn.MaxPool2d(3,1,1), fc6, nn.ReLU(inplace=True), fc7, nn.ReLU(inplace=True)))
 
 # %% ../../nbs/published/00_layers.ipynb #4ab3edc0
 def vgg_extra(
@@ -115,11 +150,14 @@ def vgg_extra(
     padding:int=0, # Without it, the map shrinks by ks−1
 )->nn.Sequential:
     "1×1 and 3×3 convolution: an extra map of the SSD paper (figure 2)"
-    return xavier_init(nn.Sequential(nn.Conv2d(ni,nh,1), nn.ReLU(inplace=True), nn.Conv2d(nh,nf,ks,stride,padding), nn.ReLU(inplace=True)))
+    squeeze = nn.Conv2d(ni,nh,1)
+    widen = nn.Conv2d(nh,nf,ks,stride,padding)
+    return xavier_init(nn.Sequential(squeeze, nn.ReLU(inplace=True), widen, nn.ReLU(inplace=True)))
 
 _halve = dict(stride=2,padding=1)
 extras300 = [(1024,256,512,_halve),(512,128,256,_halve),(256,128,256,{}),(256,128,256,{})]
-extras512 = [(1024,256,512,_halve),(512,128,256,_halve),(256,128,256,_halve),(256,128,256,_halve),(256,128,256,dict(ks=4,padding=1))]
+extras512 = [(1024,256,512,_halve),(512,128,256,_halve),(256,128,256,_halve),(256,128,256,_halve),
+             (256,128,256,dict(ks=4,padding=1))]
 
 # %% ../../nbs/published/00_layers.ipynb #ab519e10
 @patch(cls_method=True)
@@ -131,23 +169,28 @@ def from_parts(cls:SSDHead,
     n_out:int, # Scores for each default box, with the background column
 )->SSDHead:
     "A head of ready parts"
-    self = cls.__new__(cls); nn.Module.__init__(self)
-    self.boosters,self.extra,self.classes,self.offsets = (nn.ModuleList(o) for o in (before,extra,classes,offsets))
+    self = cls.__new__(cls)
+    nn.Module.__init__(self)
+    self.boosters,self.extra = nn.ModuleList(before),nn.ModuleList(extra)
+    self.classes,self.offsets = nn.ModuleList(classes),nn.ModuleList(offsets)
     self.n_out = n_out
     return self
 
+# %% ../../nbs/published/00_layers.ipynb #fae5076c
+def _vgg_heads(chs, ks, n): return [xavier_init(nn.Conv2d(c,k*n,3,padding=1)) for c,k in zip(chs,ks,strict=True)]
+
 def vgg_ssd(
     boxes:DefaultBoxes, # Default boxes on the grids of SSD300 or SSD512
-    n_classes:int, # Object classes, without background
-    size:tuple, # (height, width)
-    extras:list=extras300, # Channels and shapes of the extra maps
+    n_classes:int, # Number of object classes, without background
+    size:tuple, # (height, width) in pixels
     weights_backbone=None, # 'imagenet', a file, or None
+    extras:tuple=tuple(extras300), # Channels and shapes of the extra maps
 )->SSD:
     "SSD on VGG16"
     chs = [512,1024]+[e[2] for e in extras]
-    def heads(n): return [xavier_init(nn.Conv2d(c,k*n,3,padding=1)) for c,k in zip(chs,boxes.k,strict=True)]
     extra = [vgg_fc()]+[vgg_extra(*c,**kw) for *c,kw in extras]
-    head = SSDHead.from_parts([ScaledNorm(512)], extra, heads(n_classes+1), heads(4), n_classes+1)
+    classes,offsets = _vgg_heads(chs, boxes.k, n_classes+1),_vgg_heads(chs, boxes.k, 4)
+    head = SSDHead.from_parts([ScaledNorm(512)], extra, classes, offsets, n_classes+1)
     return SSD(vgg_body(weights_backbone), boxes, n_classes, size, head=head)
 
 # %% ../../nbs/published/00_layers.ipynb #682d4720
@@ -155,22 +198,20 @@ def open_block(
     layers:list, # Layers of a MobileNet
     i:int, # Number of the block to open
 )->nn.Sequential: # The same layers, with those of block i in the row
-    "Lay a block open, so that a body can be cut inside it"
+    "Unpack a block, so that a body can be cut inside it"
     b = layers[i]
-    if b.use_res_connect: raise ValueError(f'Block {i} has a connection around it, which would be lost: open a block with stride 2')
-    return nn.Sequential(*layers[:i], *(b.conv if hasattr(b,'conv') else b.block), *layers[i+1:])
+    if b.use_res_connect:
+        raise ValueError(f'Block {i} has a connection around it, which would be lost: open a block with stride 2')
+    inside = b.conv if hasattr(b,'conv') else b.block
+    return nn.Sequential(*layers[:i], *inside, *layers[i+1:])
 
 # %% ../../nbs/published/00_layers.ipynb #025386e0
 lite_norm = partial(nn.BatchNorm2d, eps=.001, momentum=.03)
 normal_init = partial(init_convs, init=partial(nn.init.normal_, std=.03))
 
-def v3_body(
-    weights=None, # 'imagenet', a file, or None
-    narrow:bool=None, # 480 channels at the end rather than 960? Default: yes, unless there are weights
-)->BodyMaps:
-    "MobileNetV3-large for SSDlite, its map at stride 16 inside block 13 (Howard et al. 2019, §6.3)"
-    layers = backbone_layers(mobilenet_v3_large, weights, MobileNet_V3_Large_Weights.IMAGENET1K_V1, norm_layer=lite_norm, reduced_tail=weights is None if narrow is None else narrow)
-    body = BodyMaps(open_block(layers,13), [16,32])
+def _lite_body(layers, i, weights):
+    "A MobileNet cut inside block `i`, and at its end"
+    body = BodyMaps(open_block(layers,i), [16,32])
     return normal_init(body) if weights is None else body
 
 def v2_body(
@@ -178,11 +219,28 @@ def v2_body(
 )->BodyMaps:
     "MobileNetV2 for SSDlite, its map at stride 16 inside block 14 (Sandler et al. 2018, §6.2)"
     layers = backbone_layers(mobilenet_v2, weights, MobileNet_V2_Weights.IMAGENET1K_V2, norm_layer=lite_norm)
-    body = BodyMaps(open_block(layers,14), [16,32])
-    return normal_init(body) if weights is None else body
+    return _lite_body(layers, 14, weights)
+
+def v3_body(
+    weights=None, # 'imagenet', a file, or None
+    narrow:bool=None, # 480 channels at the end rather than 960? Default: yes, unless there are weights
+)->BodyMaps:
+    "MobileNetV3-large for SSDlite, its map at stride 16 inside block 13 (Howard et al. 2019, §6.3)"
+    if narrow is None: narrow = weights is None
+    layers = backbone_layers(mobilenet_v3_large, weights, MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+                             norm_layer=lite_norm, reduced_tail=narrow)
+    return _lite_body(layers, 13, weights)
 
 # %% ../../nbs/published/00_layers.ipynb #7a180b30
-def lite_conv(ni, nf, ks=1, stride=1, groups=1): return Conv2dNormActivation(ni, nf, ks, stride, groups=groups, norm_layer=lite_norm, activation_layer=nn.ReLU6)
+def lite_conv(
+    ni:int, # Channels in
+    nf:int, # Channels out
+    ks:int=1, # Kernel size
+    stride:int=1, # 2 halves the map
+    groups:int=1, # `ni` makes it depthwise
+)->nn.Sequential: # Convolution, batch norm, ReLU6
+    "A convolution of SSDlite's heads and extra maps"
+    return Conv2dNormActivation(ni, nf, ks, stride, groups=groups, norm_layer=lite_norm, activation_layer=nn.ReLU6)
 
 def lite_extra(
     ni:int, # Channels in
@@ -192,42 +250,98 @@ def lite_extra(
     h = nf//2
     return normal_init(nn.Sequential(lite_conv(ni,h), lite_conv(h,h,3,2,groups=h), lite_conv(h,nf)))
 
+# %% ../../nbs/published/00_layers.ipynb #e3276aaa
 def lite_head(
     ni:int, # Channels in
-    nf:int, # Numbers for each cell
+    nf:int, # Channels out: numbers for each cell
 )->nn.Sequential:
     "A head of SSDlite: depthwise 3×3, then 1×1"
     return normal_init(nn.Sequential(lite_conv(ni,ni,3,groups=ni), nn.Conv2d(ni,nf,1)))
 
 # %% ../../nbs/published/00_layers.ipynb #582c06e0
+def _lite_heads(chs, ks, n): return [lite_head(c,k*n) for c,k in zip(chs,ks,strict=True)]
+
 def lite_ssd(
     boxes:DefaultBoxes, # Default boxes on the grids of SSDlite320
-    n_classes:int, # Object classes, without background
-    size:tuple, # (height, width)
+    n_classes:int, # Number of object classes, without background
+    size:tuple, # (height, width) in pixels
     body:BodyMaps, # `v3_body` or `v2_body`
 )->SSD:
     "SSDlite on a MobileNet"
-    outs = [512,256,256,128]; chs = [*body.chs,*outs]
-    def heads(n): return [lite_head(c,k*n) for c,k in zip(chs,boxes.k,strict=True)]
-    extra = [lite_extra(a,b) for a,b in zip([body.chs[-1]]+outs,outs)]
-    head = SSDHead.from_parts([nn.Identity(),nn.Identity()], extra, heads(n_classes+1), heads(4), n_classes+1)
+    outs = [512,256,256,128]
+    chs = [*body.chs,*outs]
+    extra = [lite_extra(a,b) for a,b in zip(chs[1:],outs)]
+    classes,offsets = _lite_heads(chs, boxes.k, n_classes+1),_lite_heads(chs, boxes.k, 4)
+    head = SSDHead.from_parts([nn.Identity(),nn.Identity()], extra, classes, offsets, n_classes+1)
     return SSD(body, boxes, n_classes, size, head=head)
+
+# %% ../../nbs/published/00_layers.ipynb #cf8c4364
+def v2_ssd(
+    boxes:DefaultBoxes, # Default boxes on the grids of SSDlite320
+    n_classes:int, # Number of object classes, without background
+    size:tuple, # (height, width) in pixels
+    weights_backbone=None, # 'imagenet', a file, or None
+)->SSD:
+    "SSDlite on MobileNetV2"
+    return lite_ssd(boxes, n_classes, size, v2_body(weights_backbone))
+
+def v3_ssd(
+    boxes:DefaultBoxes, # Default boxes on the grids of SSDlite320
+    n_classes:int, # Number of object classes, without background
+    size:tuple, # (height, width) in pixels
+    weights_backbone=None, # 'imagenet', a file, or None
+    narrow:bool=None, # 480 channels at the end rather than 960? Default: yes, unless there are weights
+)->SSD:
+    "SSDlite on MobileNetV3-large"
+    return lite_ssd(boxes, n_classes, size, v3_body(weights_backbone, narrow))
+
+def v3_end(
+    state:dict, # Weights of an SSDlite on MobileNetV3, under our names
+)->dict: # What to pass to `v3_ssd`
+    "Which end of MobileNetV3 a state dict was made for"
+    first = state.get('head.extra.0.0.0.weight')
+    return {} if first is None else dict(narrow=first.shape[1]==480)
+
+# %% ../../nbs/published/00_layers.ipynb #a309aad4
+def tracking_norms(
+    model:nn.Module, # Any model
+)->list: # Its batch norms that keep a running average
+    "The batch norms of a model whose averages move by a momentum"
+    return [m for m in model.modules() if isinstance(m,_BatchNorm) and m.track_running_stats and m.momentum]
 
 # %% ../../nbs/published/00_layers.ipynb #d86f7390
 class PreciseBatchNorm(Callback):
-    "After an epoch, averages of young batch norms are taken anew, with the weights as they are"
+    """Precise batch norm: after an epoch, young layers average their statistics anew, with the weights as they are
+
+    Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", §3 (arXiv 2105.07576)"""
     def __init__(self,
-        n:int=10, # Batches for the new average
+        n:int=10, # Number of batches for the new average
         young:float=10., # A layer is young until it has seen this divided by its momentum, in batches
     ): self.n,self.young = n,young
+    def is_young(self,
+        m:nn.Module, # A batch norm
+    )->bool: # In training, with few batches behind it
+        "Has this layer seen too few batches for its running average?"
+        return m.training and int(m.num_batches_tracked)*m.momentum<self.young
+    def average(self,
+        norms:list, # All batch norms: they see the batches too, but keep their averages
+        young:list, # Those that take new averages
+    ):
+        "A plain average over `n` training batches"
+        for m in norms: m.momentum = 0.
+        for m in young:
+            m.reset_running_stats()
+            m.momentum = None
+        for _,b in zip(range(self.n),self.dls.train): self.learn.model(*b[:self.dls.n_inp])
     @torch.no_grad()
     def after_train(self):
-        norms = [(m,m.momentum,int(m.num_batches_tracked)) for m in self.learn.model.modules() if isinstance(m,nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.momentum]
-        young = [m for m,own,count in norms if m.training and count*own<self.young]
+        "New averages for young layers; momentum and number of batches stay as they were"
+        norms = tracking_norms(self.learn.model)
+        young = [m for m in norms if self.is_young(m)]
         if not young: return
-        for m,*_ in norms: m.momentum = 0.
-        for m in young: m.reset_running_stats(); m.momentum = None
-        try:
-            for _,b in zip(range(self.n),self.dls.train): self.learn.model(*b[:self.dls.n_inp])
+        own = [(m,m.momentum,int(m.num_batches_tracked)) for m in norms]
+        try: self.average(norms, young)
         finally:
-            for m,own,count in norms: m.momentum = own; m.num_batches_tracked.fill_(count)
+            for m,momentum,count in own:
+                m.momentum = momentum
+                m.num_batches_tracked.fill_(count)
