@@ -29,24 +29,33 @@ def test_every_class_is_learned(learn): assert (learn.ap_per_class()['AP50']>.9)
 
 def test_metric_equals_pycocotools_by_hand(learn):
     "The oracle: results written to files, read and scored by pycocotools as in its demo"
-    rs = learn.dls.records[1]; names = learn.dls.vocab
-    gt = COCO(); k = 0; gt.dataset = dict(info={}, images=[dict(id=i+1) for i in range(len(rs))], categories=[dict(id=i+1,name=n) for i,n in enumerate(names)], annotations=[])
+    rs = learn.dls.records[1]
+    names = learn.dls.vocab
+    gt = COCO()
+    k = 0
+    gt.dataset = dict(info={}, images=[dict(id=i+1) for i in range(len(rs))], categories=[dict(id=i+1,name=n) for i,n in enumerate(names)], annotations=[])
     for i,r in enumerate(rs):
         for (x0,y0,x1,y1),l in zip(r.boxes.tolist(),r.labels):
-            k += 1; gt.dataset['annotations'].append(dict(id=k,image_id=i+1,category_id=names.index(l)+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=0))
+            k += 1
+            gt.dataset['annotations'].append(dict(id=k,image_id=i+1,category_id=names.index(l)+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=0))
     gt.createIndex()
     res = [row for i,r in enumerate(rs) for row in learn.predict(r.path,min_score=.01,keep=100).to_coco(i+1)]
-    ev = COCOeval(gt, gt.loadRes(res), 'bbox'); ev.evaluate(); ev.accumulate(); ev.summarize()
+    ev = COCOeval(gt, gt.loadRes(res), 'bbox')
+    ev.evaluate()
+    ev.accumulate()
+    ev.summarize()
     _,ap,ap50 = learn.validate()
     assert abs(ap-ev.stats[0])<.01 and abs(ap50-ev.stats[1])<.01
 
 def test_predict_takes_anything_and_scales(learn, tmp_path):
-    r = learn.dls.records[1][0]; photo = open_photo(r.path)
+    r = learn.dls.records[1][0]
+    photo = open_photo(r.path)
     det = learn.predict(r.path)
     assert len(det)>=len(r.labels)-1 and (det.boxes>=0).all() and (det.boxes[:,2]<=320).all()
     assert box_iou(torch.from_numpy(r.boxes),det.boxes).amax(1).mean()>.8
     for o in (str(r.path),photo,np.array(photo),np.array(photo)/255.,torch.from_numpy(np.array(photo)).permute(2,0,1)): assert torch.allclose(learn.predict(o).boxes,det.boxes,atol=1e-2)
-    big = learn.predict(photo.resize((640,480),Image.Resampling.NEAREST), min_score=.5); small = learn.predict(photo, min_score=.5)
+    big = learn.predict(photo.resize((640,480),Image.Resampling.NEAREST), min_score=.5)
+    small = learn.predict(photo, min_score=.5)
     # the same pixels reach the model, so boxes are twice as large
     assert len(big)==len(small)
     assert torch.allclose(big.boxes, small.boxes*2, atol=3)
@@ -84,41 +93,58 @@ print(json.dumps([det.boxes.tolist(), det.names]))"""
     assert names==det.names and torch.allclose(torch.tensor(b),det.boxes,atol=.01)
 
 def test_export_is_small_and_carries_no_data(learn, tmp_path):
-    learn.validate(); learn.export((tmp_path/'a.pkl').absolute())
+    learn.validate()
+    learn.export((tmp_path/'a.pkl').absolute())
     params = sum(p.numel() for p in learn.model.parameters())*4
     assert (tmp_path/'a.pkl').stat().st_size<params*1.05+2e6
 
 def test_any_one_metric_collects(learn):
-    was = learn.metrics; want = learn.validate()[2]
+    was = learn.metrics
+    want = learn.validate()[2]
     try:
-        learn.metrics = coco_metrics()[1:]; assert abs(learn.validate()[1]-want)<1e-6
-        learn.metrics = coco_metrics(['AP75','AP small','AR 100']); assert len(learn.validate())==4
+        learn.metrics = coco_metrics()[1:]
+        assert abs(learn.validate()[1]-want)<1e-6
+        learn.metrics = coco_metrics(['AP75','AP small','AR 100'])
+        assert len(learn.validate())==4
     finally: learn.metrics = was
 
 def test_same_photo_same_answer_however_it_comes(learn, tmp_path):
     photo = open_photo(learn.dls.records[1][0].path)
     a = np.dstack([np.array(photo),np.where(np.arange(320)<160,255,0)[None].repeat(240,0)]).astype(np.uint8)
-    f = tmp_path/'t.png'; Image.fromarray(a).save(f); want = learn.predict(f)
+    f = tmp_path/'t.png'
+    Image.fromarray(a).save(f)
+    want = learn.predict(f)
     for o in (Image.open(f),a,torch.from_numpy(a).permute(2,0,1)): assert torch.allclose(learn.predict(o).boxes,want.boxes,atol=1e-3)
-    g = (np.array(photo.convert('L')).astype(np.uint16)*257); f = tmp_path/'g.png'; Image.fromarray(g).save(f); want = learn.predict(f)
+    g = (np.array(photo.convert('L')).astype(np.uint16)*257)
+    f = tmp_path/'g.png'
+    Image.fromarray(g).save(f)
+    want = learn.predict(f)
     for o in (Image.open(f),g): assert torch.allclose(learn.predict(o).boxes,want.boxes,atol=.5)
 
 def test_loss_and_model_must_agree(train, valid):
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); l = ssd_learner(dls, 'resnet10t', pretrained=False)
+        warnings.simplefilter('ignore')
+        l = ssd_learner(dls, 'resnet10t', pretrained=False)
         with pytest.raises(ValueError, match='background column'): ssd_learner(dls, 'resnet10t', pretrained=False, loss_func=SSDLoss(l.model.boxes,'focal'))
         with pytest.raises(ValueError, match='background column'): ssd_learner_2018(dls, resnet18, pretrained=False, kind='multibox')
         for kind in ('bce','focal'): assert ssd_learner(dls, 'resnet10t', pretrained=False, kind=kind).model.background is False
 
 def test_more_objects_than_boxes(valid):
-    r = valid[0]; rng = np.random.default_rng(0); lo = rng.uniform(0,200,(200,2))
+    r = valid[0]
+    rng = np.random.default_rng(0)
+    lo = rng.uniform(0,200,(200,2))
     many = Annotations([Record(r.path,r.size,np.concatenate([lo,lo+9],1),['RBC']*200)]*4, valid.vocab)
     with pytest.raises(ValueError, match=f'{r.path.name} has 200 objects'), warnings.catch_warnings():
-        warnings.simplefilter('ignore'); ssd_learner_2018(BBoxDataLoaders.from_annotations(many, valid[:4], bs=4), resnet18, pretrained=False)
+        warnings.simplefilter('ignore')
+        ssd_learner_2018(BBoxDataLoaders.from_annotations(many, valid[:4], bs=4), resnet18, pretrained=False)
 
 def test_pictures(learn):
-    learn.dls.show_batch(4); learn.dls.show_batch(3, unique=True, names=True); learn.show_results(2); learn.predict(learn.dls.records[1][0].path).show(min_score=.5); plt.close('all')
+    learn.dls.show_batch(4)
+    learn.dls.show_batch(3, unique=True, names=True)
+    learn.show_results(2)
+    learn.predict(learn.dls.records[1][0].path).show(min_score=.5)
+    plt.close('all')
 
 def test_groups_freeze_and_slices(learn):
     body,head = ssd_split(learn.model)
@@ -126,8 +152,10 @@ def test_groups_freeze_and_slices(learn):
     learn.freeze()
     bn = {id(p) for m in learn.model.modules() if isinstance(m,nn.BatchNorm2d) for p in m.parameters()}
     assert all(p.requires_grad==(id(p) in bn) for p in body) and all(p.requires_grad for p in head)
-    learn.unfreeze(); assert all(p.requires_grad for p in body)
-    learn.create_opt(); learn.opt.set_hypers(lr=[1e-5,1e-3])
+    learn.unfreeze()
+    assert all(p.requires_grad for p in body)
+    learn.create_opt()
+    learn.opt.set_hypers(lr=[1e-5,1e-3])
     assert [h['lr'] for h in learn.opt.hypers]==[1e-5,1e-3] and sum(len(p) for p in learn.opt.param_lists)==len(body)+len(head)
 
 def test_fine_tune_by_situation(learn, capsys):
@@ -135,10 +163,16 @@ def test_fine_tune_by_situation(learn, capsys):
     def fit(self, n, lr, **kw): seen.append((n,lr,any(p.requires_grad for p in self.model.body.parameters() if p.ndim==4)))
     learn.fit_one_cycle,was = fit.__get__(learn),learn.pretrained
     try:
-        learn.pretrained = False; learn.fine_tune(3); learn.fine_tune(3, 5e-3)
-        learn.pretrained = True; learn.fine_tune(3)
+        learn.pretrained = False
+        learn.fine_tune(3)
+        learn.fine_tune(3, 5e-3)
+        learn.pretrained = True
+        learn.fine_tune(3)
         out = capsys.readouterr().out
-    finally: del learn.fit_one_cycle; learn.pretrained = was; learn.unfreeze()
+    finally:
+        del learn.fit_one_cycle
+        learn.pretrained = was
+        learn.unfreeze()
     assert seen[:2]==[(3,1e-3,True),(3,5e-3,True)]
     assert seen[2][0]==1 and not seen[2][2] and seen[3][0]==3 and seen[3][2] and seen[3][1].start<seen[3][1].stop
     assert 'from scratch' in out and 'frozen' in out
@@ -150,9 +184,14 @@ def test_pretrained_offline_and_from_a_local_file(tmp_path, monkeypatch, train, 
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
     with pytest.raises(ConnectionError, match='pretrained=False.*checkpoints'): ssd_learner(dls, resnet18)
     from torchvision.models import ResNet18_Weights
-    torch.manual_seed(9); made = resnet18(weights=None).state_dict()
-    f = tmp_path/'hub/checkpoints'/Path(ResNet18_Weights.DEFAULT.url).name; f.parent.mkdir(parents=True,exist_ok=True); torch.save(made, f)
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); l = ssd_learner(dls, resnet18)
+    torch.manual_seed(9)
+    made = resnet18(weights=None).state_dict()
+    f = tmp_path/'hub/checkpoints'/Path(ResNet18_Weights.DEFAULT.url).name
+    f.parent.mkdir(parents=True,exist_ok=True)
+    torch.save(made, f)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        l = ssd_learner(dls, resnet18)
     conv1 = next(m for m in l.model.body.modules() if isinstance(m,nn.Conv2d)).weight
     assert torch.equal(conv1.detach(), made['conv1.weight']) and l.pretrained and not conv1.requires_grad
 
@@ -161,14 +200,16 @@ def test_size_that_does_not_fit(train, valid):
     with pytest.warns(UserWarning, match=r'size=\(96, 128\) fits'): ssd_learner(dls, resnet18, pretrained=False)
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=16, bs=4)
     with pytest.raises(ValueError, match='smaller than one cell'), warnings.catch_warnings():
-        warnings.simplefilter('ignore'); ssd_learner(dls, resnet18, pretrained=False)
+        warnings.simplefilter('ignore')
+        ssd_learner(dls, resnet18, pretrained=False)
 
 def test_same_seed_same_learner(train, valid):
     def run():
         set_seed(3, reproducible=True)
         dls = BBoxDataLoaders.from_annotations(train[:16], valid[:8], size=64, bs=4)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore'); l = ssd_learner(dls, 'resnet10t', pretrained=False, metrics=coco_metrics())
+            warnings.simplefilter('ignore')
+            l = ssd_learner(dls, 'resnet10t', pretrained=False, metrics=coco_metrics())
         with l.no_bar(),l.no_logging(): l.fine_tune(1)
         return torch.cat([p.flatten() for p in l.model.parameters()])
     assert torch.allclose(run(), run(), atol=1e-6)
@@ -176,7 +217,8 @@ def test_same_seed_same_learner(train, valid):
 def test_bf16_on_cpu_learns_the_same_shapes(train, valid):
     dls = BBoxDataLoaders.from_annotations(train[:4], valid[:4], size=64, bs=4)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); l = ssd_learner(dls, 'resnet10t', pretrained=False, precision='bf16', metrics=coco_metrics())
+        warnings.simplefilter('ignore')
+        l = ssd_learner(dls, 'resnet10t', pretrained=False, precision='bf16', metrics=coco_metrics())
     with l.no_bar(),l.no_logging(): l.fit(1, 1e-3)
     assert np.isfinite(l.recorder.losses[-1]) and not torch.is_autocast_enabled('cpu') and next(l.model.parameters()).dtype==torch.float32
 
@@ -184,24 +226,35 @@ def test_bf16_on_cpu_learns_the_same_shapes(train, valid):
 def test_bf16_is_gone_after_an_error(train, valid, error):
     class Fails(Callback):
         def after_loss(self): raise error('dark')
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); l = ssd_learner(BBoxDataLoaders.from_annotations(train[:4],valid[:4],size=64,bs=4), 'resnet10t', pretrained=False, precision='bf16')
-    seen = []; h = l.model.head.classes[0].register_forward_hook(lambda m,i,o: seen.append(o.dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        l = ssd_learner(BBoxDataLoaders.from_annotations(train[:4],valid[:4],size=64,bs=4), 'resnet10t', pretrained=False, precision='bf16')
+    seen = []
+    h = l.model.head.classes[0].register_forward_hook(lambda m,i,o: seen.append(o.dtype))
     with pytest.raises(error), l.no_bar(),l.no_logging(): l.fit(1, 1e-3, cbs=Fails())
-    l.model.train()(torch.zeros(2,3,64,64)); h.remove()
+    l.model.train()(torch.zeros(2,3,64,64))
+    h.remove()
     assert seen==[torch.bfloat16,torch.float32] and 'forward' not in vars(l.model)
 
 def test_predict_folder_keeps_all_pictures(valid, tmp_path, capsys):
     import shutil
     from ssd_fastai.use.cli import ssd_predict
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); l = ssd_learner(BBoxDataLoaders.from_annotations(valid[:4],valid[:4],size=64,bs=4,path=tmp_path), 'resnet10t', pretrained=False)
-    l.export('d.pkl'); photos = tmp_path/'photos'; ext = valid[0].path.suffix
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        l = ssd_learner(BBoxDataLoaders.from_annotations(valid[:4],valid[:4],size=64,bs=4,path=tmp_path), 'resnet10t', pretrained=False)
+    l.export('d.pkl')
+    photos = tmp_path/'photos'
+    ext = valid[0].path.suffix
     for i,n in enumerate((f'a/1{ext}',f'b/1{ext}','c.png','c.bmp')):
         (photos/n).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(valid[i].path, photos/n) if n.endswith(ext) else Image.open(valid[i].path).save(photos/n)
     for _ in range(2): ssd_predict(tmp_path/'d.pkl', photos, photos/'found', min_score=0.) # the second time beside its own pictures
-    before = (photos/'c.png').read_bytes(); capsys.readouterr()
+    before = (photos/'c.png').read_bytes()
+    capsys.readouterr()
     ssd_predict(tmp_path/'d.pkl', photos/'c.png', photos, min_score=0.) # a photo that is in `out` is found, and not painted over
-    assert (photos/'c.png').read_bytes()==before and (photos/'c.png.png').exists() and 'c.png: ' in capsys.readouterr().out; (photos/'c.png.png').unlink(); (photos/'detections.json').unlink()
+    assert (photos/'c.png').read_bytes()==before and (photos/'c.png.png').exists() and 'c.png: ' in capsys.readouterr().out
+    (photos/'c.png.png').unlink()
+    (photos/'detections.json').unlink()
     made = sorted(f.relative_to(photos/'found').as_posix() for f in (photos/'found').rglob('*.png'))
     assert made==['a/1.png','b/1.png','c.bmp.png','c.png.png'] or ext=='.png' and len(made)==4, made
     rows = json.loads((photos/'found/detections.json').read_text())
@@ -209,14 +262,21 @@ def test_predict_folder_keeps_all_pictures(valid, tmp_path, capsys):
 
 def test_user_folder_voc_from_the_command_line(bccd, tmp_path):
     from ssd_fastai.use.cli import read_folder
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); a,b = read_folder(bccd)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        a,b = read_folder(bccd)
     assert (len(a),len(b))==(292,72) and set(a.vocab)=={'RBC','WBC','Platelets'}
 
 @pytest.mark.parametrize('files,want', [(('train','val','trainval'),(6,4)),(('train','val','trainval','test'),(10,2)),(('trainval',),(8,2)),((),(10,2))])
 def test_voc_folders_never_leak(valid, tmp_path, files, want):
     from ssd_fastai.use.cli import read_folder
-    a = valid[:12]; a.to_voc(tmp_path/'Annotations'); (tmp_path/'JPEGImages').symlink_to(valid.folder()); s = tmp_path/'ImageSets/Main'; s.mkdir(parents=True)
-    stems = [r.path.stem for r in a]; parts = dict(train=stems[:6],val=stems[6:10],trainval=stems[:10],test=stems[10:])
+    a = valid[:12]
+    a.to_voc(tmp_path/'Annotations')
+    (tmp_path/'JPEGImages').symlink_to(valid.folder())
+    s = tmp_path/'ImageSets/Main'
+    s.mkdir(parents=True)
+    stems = [r.path.stem for r in a]
+    parts = dict(train=stems[:6],val=stems[6:10],trainval=stems[:10],test=stems[10:])
     for f in files: (s/f'{f}.txt').write_text('\n'.join(parts[f]))
     t,v = read_folder(tmp_path)
     assert (len(t),len(v))==want and not {r.path for r in t}&{r.path for r in v}
@@ -225,16 +285,21 @@ def test_voc_folders_never_leak(valid, tmp_path, files, want):
 def test_auto_precision_asks_the_clock(train, valid, monkeypatch, capsys, faster):
     "Where the CPU has bf16, timed steps decide, and the choice is said; dice and model are as before"
     import ssd_fastai.train.precision as p
-    monkeypatch.setattr(p,'cpu_has_bf16',lambda: True); asked = []
+    monkeypatch.setattr(p,'cpu_has_bf16',lambda: True)
+    asked = []
     monkeypatch.setattr(p,'time_precisions',lambda model,size: asked.append(size) or {'fp32':1.,'bf16':.5 if faster=='bf16' else 2.})
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); learn = ssd_learner(dls, 'resnet10t', pretrained=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = ssd_learner(dls, 'resnet10t', pretrained=False)
     assert asked==[(64,64)] and any(isinstance(c,CPUBf16) for c in learn.cbs)==(faster=='bf16')
     assert f'precision: {faster}' in capsys.readouterr().out
 
 def test_time_precisions_leaves_no_trace(train, valid):
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); learn = ssd_learner(dls, 'resnet10t', pretrained=False, precision='fp32')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = ssd_learner(dls, 'resnet10t', pretrained=False, precision='fp32')
     before,dice = {k:v.clone() for k,v in learn.model.state_dict().items()},torch.get_rng_state()
     t = time_precisions(learn.model, (64,64), n=1)
     assert set(t)=={'fp32','bf16'} and min(t.values())>0 and torch.equal(dice,torch.get_rng_state()) and all(torch.equal(v,before[k]) for k,v in learn.model.state_dict().items())

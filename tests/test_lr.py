@@ -12,15 +12,19 @@ class Curve:
     def d(self, x, k):
         res = np.full_like(np.asarray(x,float), self.level if k==0 else 0.)
         for a,c,w in self.steps:
-            p = 1/(1+np.exp(-np.clip((x-c)/w,-500,500))); q = p*(1-p)
+            p = 1/(1+np.exp(-np.clip((x-c)/w,-500,500)))
+            q = p*(1-p)
             res = res+a/w**k*(p, q, q*(1-2*p), q*(1-6*q))[k]
         return res if self.blow is None else res+np.exp(np.clip((x-self.blow)/self.sharp,-500,500))/self.sharp**k
     def roots(self, k, lo, hi):
-        x = np.linspace(lo,hi,4001); y = self.d(x,k)
+        x = np.linspace(lo,hi,4001)
+        y = self.d(x,k)
         return [brentq(lambda t: float(self.d(t,k)), x[i], x[i+1]) for i in np.where(y[:-1]*y[1:]<0)[0]]
     def steepest(self, lo, hi): return [t for t in self.roots(2,lo,hi) if self.d(t,3)>0 and self.d(t,1)<0]
     def blow_up(self, lo, hi):
-        x = np.linspace(lo,hi,8001); y = self.d(x,0); m = y.argmin()
+        x = np.linspace(lo,hi,8001)
+        y = self.d(x,0)
+        m = y.argmin()
         up = np.where(y[m:]>y[m]+max(.25*(y[0]-y[m]),.1*y[0]))[0]
         return x[m+up[0]] if len(up) else np.inf
 
@@ -29,47 +33,68 @@ def draw(rng):
     lo,hi,n = -7,rng.uniform(0,1.5),int(round(10**rng.uniform(np.log10(20),3)))
     k = rng.integers(1,4) if n>=60 else rng.integers(1,3)
     double = k>1 and rng.random()<1/3
-    finest = max(.12,.8*(hi-lo)/(n-1)); w = rng.uniform(finest, max(finest*1.4,.35), k)
+    finest = max(.12,.8*(hi-lo)/(n-1))
+    w = rng.uniform(finest, max(finest*1.4,.35), k)
     c = np.cumsum(np.r_[rng.uniform(-5.5,-2) if k==1 else rng.uniform(-6,-4.6), [4*(w[i]+w[i-1])*rng.uniform(.9,1.5)+.5*double for i in range(1,k)]])
     if c[-1]>-1.2: # rates near 1, where 15 % of log10 is nothing, do not occur
-        c = c[0]+(c-c[0])*(-1.2-c[0])/(c[-1]-c[0]); w = np.minimum(w, np.diff(c).min()/5.5)
+        c = c[0]+(c-c[0])*(-1.2-c[0])/(c[-1]-c[0])
+        w = np.minimum(w, np.diff(c).min()/5.5)
         if w.min()<.9*finest: return draw(rng)
-    a = rng.uniform(.5,1.5,k); a /= a.sum()
+    a = rng.uniform(.5,1.5,k)
+    a /= a.sum()
     steps = list(zip(-a,c,w))
-    if double: i = rng.integers(0,k-1); steps.append((rng.uniform(.3,.6)*min(a[i],a[i+1]), (c[i]+c[i+1])/2, w[i]))
+    if double:
+        i = rng.integers(0,k-1)
+        steps.append((rng.uniform(.3,.6)*min(a[i],a[i+1]), (c[i]+c[i+1])/2, w[i]))
     blow = c[-1]+(rng.uniform(.3,1) if rng.random()<.3 else rng.uniform(1.5,3)) if rng.random()<.75 else None
     cv = Curve(rng.uniform(1.3,3), steps, blow, rng.uniform(.08,.3))
-    x = np.linspace(lo,hi,n); y = cv.d(x,0)
+    x = np.linspace(lo,hi,n)
+    y = cv.d(x,0)
     stop = np.where(y>4*np.minimum.accumulate(y))[0] # where lr_find stops
     if len(stop):
         end = stop[0]+1
-        if rng.random()<.4: y[end:] = np.nan; end += rng.integers(1,10)
+        if rng.random()<.4:
+            y[end:] = np.nan
+            end += rng.integers(1,10)
         x,y = x[:end],y[:end]
     noise = rng.uniform(0,.04)*min(1,len(x)/100)**.5
     hi = x[np.isfinite(y)].max()
     y = y+rng.normal(0,noise,len(y))
-    if rng.random()<.3 and len(y)>=100: m = rng.random(len(y))<.02; y[m] += rng.uniform(3,8,m.sum())*max(noise,.01)
+    if rng.random()<.3 and len(y)>=100:
+        m = rng.random(len(y))<.02
+        y[m] += rng.uniform(3,8,m.sum())*max(noise,.01)
     return cv,x,y,lo,hi
 
 def grade(seeds):
     "(found, there) of steepest points and of turns of the gradient beside them; points in the excluded zone; points that are nowhere; errors in decades"
-    n = dict(steep=[0,0], turns=[0,0], excluded=0, made_up=0); errs = []
+    n = dict(steep=[0,0], turns=[0,0], excluded=0, made_up=0)
+    errs = []
     for s in seeds:
         cv,x,y,lo,hi = draw(np.random.default_rng(s))
-        with warnings.catch_warnings(): warnings.simplefilter('ignore'); r = lr_inflections(10**x, y)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            r = lr_inflections(10**x, y)
         true,turns,limit = cv.steepest(lo,hi),cv.roots(3,lo,hi),cv.blow_up(lo,hi)-1
         got,tgot = ([np.log10(p.lr) for p in r.points if p.curve==o] for o in ('loss','gradient'))
         def off(t, ps): return min((abs(t-p) for p in ps), default=9)
         for t in true:
-            if t<limit-.15: e = off(t,got); errs.append(e); n['steep'][0] += e<=.15*abs(t); n['steep'][1] += 1
+            if t<limit-.15:
+                e = off(t,got)
+                errs.append(e)
+                n['steep'][0] += e<=.15*abs(t)
+                n['steep'][1] += 1
         for t in true: # its knees: the nearest roots of the third derivative, where the gradient curve turns
             for j in (max([o for o in turns if o<t],default=None),min([o for o in turns if o>t],default=None)):
-                if j is not None and j<limit-.15 and lo+.3<j<hi-.3 and off(t,got)<=.15*abs(t): n['turns'][0] += off(j,tgot)<=.15*abs(j); n['turns'][1] += 1
-        n['excluded'] += sum(p>limit for p in got+tgot); n['made_up'] += sum(off(p,true)>.15*abs(p) for p in got)
+                if j is not None and j<limit-.15 and lo+.3<j<hi-.3 and off(t,got)<=.15*abs(t):
+                    n['turns'][0] += off(j,tgot)<=.15*abs(j)
+                    n['turns'][1] += 1
+        n['excluded'] += sum(p>limit for p in got+tgot)
+        n['made_up'] += sum(off(p,true)>.15*abs(p) for p in got)
     return n,errs
 
 def test_known_inflections_of_200_curves():
-    n,errs = grade(range(200)); more,_ = grade(range(200,400))
+    n,errs = grade(range(200))
+    more,_ = grade(range(200,400))
     print(n, f'error in decades: median {np.median(errs):.3f}, 95 % {np.quantile(errs,.95):.2f}')
     assert n['steep'][1]>250 and n['steep'][0]>=.95*n['steep'][1]
     assert n['turns'][0]>=.95*n['turns'][1]
@@ -83,12 +108,18 @@ def test_degenerate_curves_say_why(losses, says):
     lrs = np.geomspace(1e-7,1,len(losses))
     with pytest.warns(UserWarning, match=says): r = lr_inflections(lrs, losses)
     assert r==LRInflections([],None,None) and len(lr_table(r))==0
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); v = Inflection(tensor(lrs), tensor(np.array(losses,float)), 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        v = Inflection(tensor(lrs), tensor(np.array(losses,float)), 100)
     assert np.isnan(v[0]) and np.isnan(v[1]).all()
-    plot_inflections(lrs, losses); plt.close('all')
+    plot_inflections(lrs, losses)
+    plt.close('all')
 
 def test_everything_in_the_excluded_zone():
-    x = np.linspace(-7,0,150); cv = Curve(2,[(-1,-3,.2)],-2.4,.1); y = cv.d(x,0); keep = y<6
+    x = np.linspace(-7,0,150)
+    cv = Curve(2,[(-1,-3,.2)],-2.4,.1)
+    y = cv.d(x,0)
+    keep = y<6
     with pytest.warns(UserWarning, match='within a factor 10'): r = lr_inflections(10**x[keep], y[keep])
     assert r.points==[] or max(p.lr for p in r.points)<=10**(cv.blow_up(-7,-1)-1)
 
@@ -105,39 +136,52 @@ def test_pair_and_strength():
     assert [p.lr for p in sharp.points]==sorted(p.lr for p in sharp.points)
 
 def test_input_forms_and_errors():
-    x = np.linspace(-7,-1,100); y = Curve(3,[(-1,-4,.3)],None,1).d(x,0); want = lr_inflections(10**x,y)
+    x = np.linspace(-7,-1,100)
+    y = Curve(3,[(-1,-4,.3)],None,1).d(x,0)
+    want = lr_inflections(10**x,y)
     for a,b in ((list(10**x),list(y)),(tensor(10**x),tensor(y)),(10**x,[tensor(o) for o in y])): assert abs(np.log10(lr_inflections(a,b).lr/want.lr))<.01
     for a,b,m in (([1,2,3],[1],'one loss for each'),([3,2,1],[1,2,3],'rise'),([0,1,2],[1,2,3],'larger than 0')):
         with pytest.raises(ValueError, match=m): lr_inflections(a,b)
 
 def small(train, valid, **kw):
     dls = BBoxDataLoaders.from_annotations(train[:16], valid[:8], size=64, bs=4)
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); return ssd_learner(dls, 'resnet10t', pretrained=False, **kw)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return ssd_learner(dls, 'resnet10t', pretrained=False, **kw)
 
 def test_learner_is_as_it_was(train, valid):
-    set_seed(1, reproducible=True); l = small(train, valid)
+    set_seed(1, reproducible=True)
+    l = small(train, valid)
     with l.no_bar(),l.no_logging(): l.fit(1, 1e-3)
     flat = lambda sd: [v.clone() for s in sd['state'] for v in s.values() if isinstance(v,Tensor)]
     before = {k:v.clone() for k,v in l.model.state_dict().items()},flat(l.opt.state_dict()),[dict(h) for h in l.opt.hypers]
     dice = random.getstate(),np.random.get_state()[1].copy(),torch.get_rng_state(),l.dls.train.rng.getstate()
-    with l.no_bar(),warnings.catch_warnings(): warnings.simplefilter('ignore'); l.lr_inflections(num_it=12, show=False)
+    with l.no_bar(),warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        l.lr_inflections(num_it=12, show=False)
     assert all(torch.equal(v,before[0][k]) for k,v in l.model.state_dict().items())
     assert len(before[1])>0 and all(torch.equal(a,b) for a,b in zip(flat(l.opt.state_dict()),before[1])) and [dict(h) for h in l.opt.hypers]==before[2]
     assert random.getstate()==dice[0] and (np.random.get_state()[1]==dice[1]).all() and torch.equal(torch.get_rng_state(),dice[2]) and l.dls.train.rng.getstate()==dice[3]
 
 def test_same_training_with_and_without_the_look(train, valid):
     def run(look):
-        set_seed(3, reproducible=True); l = small(train, valid)
+        set_seed(3, reproducible=True)
+        l = small(train, valid)
         with l.no_bar(),l.no_logging(),warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            if look: l.lr_inflections(num_it=10, show=False); assert l.opt is None
+            if look:
+                l.lr_inflections(num_it=10, show=False)
+                assert l.opt is None
             l.fit_one_cycle(1, 1e-3)
         return torch.cat([p.detach().flatten() for p in l.model.parameters()])
     assert torch.equal(run(True), run(False))
 
 def test_unchanged_after_an_error(train, valid):
-    l = small(train, valid); before = [p.clone() for p in l.model.parameters()]; l.model.eval()
+    l = small(train, valid)
+    before = [p.clone() for p in l.model.parameters()]
+    l.model.eval()
     with pytest.raises(KeyboardInterrupt), unchanged(l), torch.no_grad():
         for p in l.model.parameters(): p += 1
-        l.model.train(); raise KeyboardInterrupt
+        l.model.train()
+        raise KeyboardInterrupt
     assert all(torch.equal(a,b) for a,b in zip(l.model.parameters(),before)) and not any(m.training for m in l.model.modules())

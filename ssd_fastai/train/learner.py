@@ -31,7 +31,7 @@ from ..ssd.weights import boxes_of, class_order, detector_note, read_detector, r
 from .precision import CPUBf16, precision_cbs
 from .guards import (NaNGuard, check_callback, check_loaders, differences, loader_stats, loader_vocab,
                                      same_classes, same_input)
-from .metrics import CocoEvaluator, CocoMetric, by_class
+from .metrics import CocoEvaluator, CocoMetric, by_class, ignored_objects
 
 # %% ../../nbs/train/03_learner.ipynb #293939f0
 def ssd_split(
@@ -140,7 +140,7 @@ def _callbacks(precision, device, model, size, pretrained, cbs):
 
 # %% ../../nbs/train/03_learner.ipynb #2c2ca796
 def _check_parts(dls, model, loss_func):
-    "Refuse a loss for other columns than the model's, and photos with more objects than there are default boxes"
+    "Refuse a loss for other columns than the model's, and more objects than default boxes; warn if none can be learned"
     if getattr(loss_func,'background',model.background)!=model.background:
         raise ValueError("The loss and the model disagree about a background column: 'multibox' has one, 'bce' and "
                          "'focal' have none. Pass the same kind to both.")
@@ -148,6 +148,11 @@ def _check_parts(dls, model, loss_func):
     if len(r.labels)>len(model.boxes):
         raise ValueError(f'{r.path.name} has {len(r.labels)} objects, but there are only {len(model.boxes)} default '
                          'boxes: use finer strides, more shapes (k) or a larger size')
+
+    found = [ignored_objects(r,dls.train) for r in dls.records[0] if r.labels]
+    if found and torch.cat(found).all():
+        warnings.warn('All objects of the training photos are ignored (crowd or difficult): nothing can be learned. '
+                      'Pass ignore=() to the loaders to count them as objects.', stacklevel=4)
 
 def model_learner(
     dls:BBoxDataLoaders, # Photos with boxes
@@ -456,7 +461,10 @@ class _EachPhoto:
 @contextmanager
 def loss_not_reduced(self:SSDLearner):
     "Inside, the loss is a number for each photo"
-    with replacing_yield(self, 'loss_func', _EachPhoto(self.loss_func)): yield
+    loss = self.loss_func
+    self.loss_func = _EachPhoto(loss)
+    try: yield
+    finally: self.loss_func = loss
 
 @patch
 @delegates(Learner.get_preds)
@@ -563,6 +571,7 @@ def load(self:SSDLearner,
     device=None, # Not needed: weights go where the model is
     with_opt:bool=True, # The state of the optimizer too?
     strict:bool=True, # Must all weights be in the file?
+    **kwargs, # Ignored: options of fastai's `load` for pickle
 )->SSDLearner: # Itself
     "Load what `save` saved, and make model, loss and default boxes one set; nothing in the file is run"
     file = join_path_file(file, self.path/self.model_dir, ext='.pth')
