@@ -47,7 +47,7 @@ def time_precisions(
 )->dict: # Seconds for a step (forward and backward), by precision
     "How long a training step takes on this CPU, in fp32 and in bf16"
     res = {}
-    with no_random():
+    with no_random(), torch.enable_grad():
         m,x = deepcopy(model).train(),torch.randn(bs,3,*size).contiguous(memory_format=torch.channels_last)
         for name in ('fp32','bf16'):
             ts = []
