@@ -5,6 +5,7 @@ import numpy as np, pytest, torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_iou
 from ssd_fastai.all import *
 from ssd_fastai.train.precision import CPUBf16, time_precisions
 from ssd_fastai.use.cli import read_folder, ssd_predict
@@ -285,6 +286,7 @@ def test_voc_folders_never_leak(valid, tmp_path, files, want):
 def test_auto_precision_asks_the_clock(train, valid, monkeypatch, capsys, faster):
     "Where the CPU has bf16, timed steps decide, and the choice is said; dice and model are as before"
     import ssd_fastai.train.precision as p
+    monkeypatch.setattr(torch.backends.cudnn,'deterministic',False)
     monkeypatch.setattr(p,'cpu_has_bf16',lambda: True)
     asked = []
     monkeypatch.setattr(p,'time_precisions',lambda model,size: asked.append(size) or {'fp32':1.,'bf16':.5 if faster=='bf16' else 2.})

@@ -162,6 +162,7 @@ def halve(
 # %% ../../nbs/ssd/03_model.ipynb #0ff8b400
 class SSDHead(nn.Module):
     "Extra maps, boosters, and for each map a convolution for the classes and one for the offsets"
+    neck = None
     def __init__(self,
         chs:list, # Channels of the body's maps, finest first
         ks:list, # Default boxes in each cell, for each map with a head
@@ -173,8 +174,7 @@ class SSDHead(nn.Module):
         neck:nn.Module=None, # Between body and heads: takes the body's maps, has `chs`; `TopDown`, say
     ):
         super().__init__()
-        self.neck = neck
-        if neck is not None: chs = neck.chs
+        if neck is not None: self.neck,chs = neck,neck.chs
         used = list(chs) if use_body else []
         n_extra,self.n_out = len(ks)-len(used),n_out
         self.boosters = nn.ModuleList(self.booster(c, boosters, width, drop) for c in used)
