@@ -8,8 +8,8 @@ from torchvision.models import (convnext_tiny, efficientnet_b0, mobilenet_v2, mo
 from ssd_fastai.data.sample import draw_smear, make_cells
 from ssd_fastai.data.boxes import BoxCoder, cxcywh2xyxy, show_boxes, xyxy2cxcywh
 from ssd_fastai.data.photos import BadPhoto, open_photo
-from ssd_fastai.data.annotations import Annotations, BoxWarning, Record, read_coco, read_voc
-from ssd_fastai.data.formats import read_csv, read_yolo
+from ssd_fastai.data.annotations import Annotations, BoxWarning, Record, read_coco
+from ssd_fastai.data.formats import read_csv, read_voc, read_yolo
 from ssd_fastai.data.augment import BoxResize, ColorJitter, KeepInside, PaperWindow, RandomWindow, ssd_tfms
 from ssd_fastai.data.geometry import (BoxDihedral, BoxExpand, BoxFlip, BoxIoUCrop, BoxMoves, BoxRotate, BoxWarp,
                                       BoxZoom)

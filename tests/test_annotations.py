@@ -37,7 +37,9 @@ def test_dirty_boxes(tmp_path, box, n, action):
     (lambda d: d.update(images=[],annotations=[]), ValueError, 'no photos')])
 def test_broken_files_say_so(tmp_path, change, error, say):
     f,imgs = coco(tmp_path, [(3,[1,1,9,9])])
-    d = json.loads(f.read_text()); change(d); f.write_text(json.dumps(d))
+    d = json.loads(f.read_text())
+    change(d)
+    f.write_text(json.dumps(d))
     with pytest.raises(error, match=say): read_coco(f, imgs)
 
 def test_half_a_file(tmp_path):
@@ -48,8 +50,10 @@ def test_half_a_file(tmp_path):
 
 def test_all_bad_photos_are_named_and_can_be_left_out(tmp_path):
     f,imgs = coco(tmp_path, [(3,[1,1,9,9])], n=4)
-    (tmp_path/'1.jpg').unlink(); (tmp_path/'2.jpg').write_bytes(b'no photo')
-    big = Image.fromarray(np.random.default_rng(0).integers(0,255,(48,64,3),dtype=np.uint8)); big.save(tmp_path/'3.jpg')
+    (tmp_path/'1.jpg').unlink()
+    (tmp_path/'2.jpg').write_bytes(b'no photo')
+    big = Image.fromarray(np.random.default_rng(0).integers(0,255,(48,64,3),dtype=np.uint8))
+    big.save(tmp_path/'3.jpg')
     (tmp_path/'3.jpg').write_bytes((tmp_path/'3.jpg').read_bytes()[:-400])
     with pytest.raises(BadPhoto) as e: read_coco(f, imgs)
     assert all(f'{i}.jpg' in str(e.value) for i in (1,2,3))
@@ -59,20 +63,29 @@ def test_all_bad_photos_are_named_and_can_be_left_out(tmp_path):
 def xml(obj='', size='<size><width>64</width><height>48</height></size>', fn='<filename>0.jpg</filename>'): return f'<annotation>{fn}{size}{obj}</annotation>'
 def obj(b, name='<name>a</name>'): return f'<object>{name}<bndbox>' + ''.join(f'<{k}>{v}</{k}>' for k,v in zip(('xmin','ymin','xmax','ymax'),b)) + '</bndbox></object>'
 
-@pytest.mark.parametrize('text,say', [(xml(size=''),'no <size>'), (xml(size='<size><width>64</width></size>'),'no <size>'), (xml(size='<size><width/><height>a</height></size>'),'no <size>'), (xml(obj([1,1,9])),'object 0'), (xml(obj([1,1,9,'x'])),'object 0'), (xml(obj([1,1,9,9],'')),'object 0'), ('<annotation>','Is it complete')])
+@pytest.mark.parametrize('text,say', [(xml(size='<size><width/><height>a</height></size>'),'<size>'), (xml(obj([1,1,9])),'object 0'), (xml(obj([1,1,9,'x'])),'object 0'), (xml(obj([1,1,9,9],'')),'object 0'), ('<annotation>','Is it complete')])
 def test_bad_xml_is_named(tmp_path, text, say):
-    Image.new('RGB',(64,48)).save(tmp_path/'0.jpg'); (tmp_path/'0.xml').write_text(text)
+    Image.new('RGB',(64,48)).save(tmp_path/'0.jpg')
+    (tmp_path/'0.xml').write_text(text)
     with pytest.raises(ValueError, match=say) as e: read_voc(tmp_path, tmp_path)
     assert '0.xml' in str(e.value)
 
+@pytest.mark.parametrize('size', ['','<size><width>64</width></size>','<size><width>0</width><height>0</height></size>'])
+def test_voc_takes_a_missing_size_from_the_photo(tmp_path, size):
+    Image.new('RGB',(64,48)).save(tmp_path/'0.jpg')
+    (tmp_path/'0.xml').write_text(xml(obj([1,1,9,9]),size))
+    assert read_voc(tmp_path, tmp_path)[0].size==(64,48)
+
 def test_voc_finds_renamed_photos_and_one_based(tmp_path):
-    Image.new('RGB',(64,48)).save(tmp_path/'new.png'); (tmp_path/'new.xml').write_text(xml(obj([1,1,9,9]), fn='<filename>old.jpg</filename>'))
+    Image.new('RGB',(64,48)).save(tmp_path/'new.png')
+    (tmp_path/'new.xml').write_text(xml(obj([1,1,9,9]), fn='<filename>old.jpg</filename>'))
     a = read_voc(tmp_path, tmp_path)
     assert a[0].path.name=='new.png' and a[0].boxes.tolist()==[[1,1,9,9]]
     assert read_voc(tmp_path, tmp_path, one_based=True)[0].boxes.tolist()==[[0,0,9,9]]
 
 def test_exif_rotated_photo(tmp_path):
-    e = Image.Exif(); e[0x112] = 6
+    e = Image.Exif()
+    e[0x112] = 6
     Image.new('RGB',(48,64)).save(tmp_path/'0.jpg', exif=e)
     (tmp_path/'0.xml').write_text(xml(obj([1,1,60,40])))
     r = read_voc(tmp_path, tmp_path)[0]
@@ -86,7 +99,8 @@ def test_bccd(bccd):
 
 @pytest.mark.parametrize('ext', ['jpg','png','bmp','tif','gif','webp'])
 def test_cut_off_files_are_found(tmp_path, ext):
-    f = tmp_path/f'a.{ext}'; Image.fromarray(np.random.default_rng(0).integers(0,255,(60,80,3),dtype=np.uint8)).save(f)
+    f = tmp_path/f'a.{ext}'
+    Image.fromarray(np.random.default_rng(0).integers(0,255,(60,80,3),dtype=np.uint8)).save(f)
     assert photo_size(f)==(80,60)
     f.write_bytes(f.read_bytes()[:f.stat().st_size*2//3])
     with pytest.raises(BadPhoto, match=f'a.{ext}'): photo_size(f)
@@ -94,4 +108,5 @@ def test_cut_off_files_are_found(tmp_path, ext):
 def test_slivers_never_reach_the_loss(tmp_path):
     with pytest.warns(BoxWarning, match='no area'): a = read_coco(*coco(tmp_path, [(3,[5,5,1e-4,20]),(3,[1,1,9,9])]))
     assert len(a[0].boxes)==1
-    d = torch.tensor([[.1,.1,.3,.3]]); assert torch.isfinite(BoxCoder().encode(torch.tensor([[.2,.2,.2,.2]]),d)).all()
+    d = torch.tensor([[.1,.1,.3,.3]])
+    assert torch.isfinite(BoxCoder().encode(torch.tensor([[.2,.2,.2,.2]]),d)).all()

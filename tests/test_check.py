@@ -204,4 +204,5 @@ def test_split_of_one_scene_and_little_else(tmp_path):
     a = Annotations(video(tmp_path, 12, 1)+video(tmp_path, 1, 2))
     t,v = a.split(.2)
     assert (len(t),len(v))==(12,1)
-    with pytest.raises(ValueError, match='together=False'): a[:12].split(.2)
+    with pytest.warns(UserWarning, match='All photos look the same'): t,v = a[:12].split(.25)
+    assert (len(t),len(v))==(9,3)

@@ -6,7 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import ssd as tvssd
 from torchvision.models.detection._utils import BoxCoder as TVCoder, SSDMatcher
 from torchvision.ops import box_iou, generalized_box_iou_loss
-from ssd_fastai.data.annotations import Annotations, Record, read_voc
+from ssd_fastai.data.annotations import Annotations, Record
+from ssd_fastai.data.formats import read_voc
 from ssd_fastai.data.augment import BoxResize, ssd_tfms, zooms_of
 from ssd_fastai.data.block import BBoxDataLoaders, Ignored, record_labels
 from ssd_fastai.ssd.anchors import coverage, fit_default_boxes, normalized_boxes, published_boxes

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from fastai.vision.all import *
-from .annotations import Record, Annotations, clean, read_coco, read_voc
+from .annotations import Record, Annotations, clean, read_coco
+from .formats import read_voc
 from .check import set_rows
 from .photos import open_photo, photo_size, to_rgb
 from .formats import read_csv, read_yolo

@@ -18,7 +18,8 @@ def read_folder(
     path:str|Path, # Folder in COCO or VOC layout
 ): # (train, valid) as `Annotations`
     "Read a data set by the layout of its folder"
-    from ssd_fastai.data.annotations import read_coco, read_voc
+    from ssd_fastai.data.annotations import read_coco
+    from ssd_fastai.data.formats import read_voc
     path = Path(path)
     if (path/'train.json').exists(): return tuple(read_coco(path/f'{o}.json', path/'images') for o in ('train','valid'))
     if not (path/'Annotations').is_dir():

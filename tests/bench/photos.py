@@ -1,7 +1,8 @@
 "The photos that the benches share: (training, validation)"
 import os
 from ssd_fastai.all import Path
-from ssd_fastai.data.annotations import read_coco, read_voc
+from ssd_fastai.data.annotations import read_coco
+from ssd_fastai.data.formats import read_voc
 from ssd_fastai.data.sample import make_cells
 
 def sample():
