@@ -21,7 +21,8 @@ def test_ids_with_gaps_and_empty_photos(tmp_path):
 def test_dirty_boxes(tmp_path, box, n, action):
     with pytest.warns(BoxWarning, match=action): a = read_coco(*coco(tmp_path, [(3,box),(3,[1,1,9,9])]))
     b = a[0].boxes
-    assert len(b)==n+1 and (b>=0).all() and (b[:,[0,2]]<=64).all() and (b[:,[1,3]]<=48).all() and (b[:,2:]>b[:,:2]).all()
+    assert len(b)==n+1 and (b>=0).all() and (b[:,[0,2]]<=64).all() and (b[:,[1,3]]<=48).all()
+    assert (b[:,2:]>b[:,:2]).all()
     assert [p[3] for p in a.problems]==[action] and a.problems[0][0].endswith('0.jpg')
 
 @pytest.mark.parametrize('change,error,say', [
@@ -60,17 +61,20 @@ def test_all_bad_photos_are_named_and_can_be_left_out(tmp_path):
     with pytest.warns(BoxWarning, match='left out'): a = read_coco(f, imgs, drop_bad=True)
     assert len(a)==1
 
-def xml(obj='', size='<size><width>64</width><height>48</height></size>', fn='<filename>0.jpg</filename>'): return f'<annotation>{fn}{size}{obj}</annotation>'
+def xml(obj='', size='<size><width>64</width><height>48</height></size>',
+        fn='<filename>0.jpg</filename>'): return f'<annotation>{fn}{size}{obj}</annotation>'
 def obj(b, name='<name>a</name>'): return f'<object>{name}<bndbox>' + ''.join(f'<{k}>{v}</{k}>' for k,v in zip(('xmin','ymin','xmax','ymax'),b)) + '</bndbox></object>'
 
-@pytest.mark.parametrize('text,say', [(xml(size='<size><width/><height>a</height></size>'),'<size>'), (xml(obj([1,1,9])),'object 0'), (xml(obj([1,1,9,'x'])),'object 0'), (xml(obj([1,1,9,9],'')),'object 0'), ('<annotation>','Is it complete')])
+@pytest.mark.parametrize('text,say',
+                         [(xml(size='<size><width/><height>a</height></size>'),'<size>'), (xml(obj([1,1,9])),'object 0'), (xml(obj([1,1,9,'x'])),'object 0'), (xml(obj([1,1,9,9],'')),'object 0'), ('<annotation>','Is it complete')])
 def test_bad_xml_is_named(tmp_path, text, say):
     Image.new('RGB',(64,48)).save(tmp_path/'0.jpg')
     (tmp_path/'0.xml').write_text(text)
     with pytest.raises(ValueError, match=say) as e: read_voc(tmp_path, tmp_path)
     assert '0.xml' in str(e.value)
 
-@pytest.mark.parametrize('size', ['','<size><width>64</width></size>','<size><width>0</width><height>0</height></size>'])
+@pytest.mark.parametrize('size',
+                         ['','<size><width>64</width></size>','<size><width>0</width><height>0</height></size>'])
 def test_voc_takes_a_missing_size_from_the_photo(tmp_path, size):
     Image.new('RGB',(64,48)).save(tmp_path/'0.jpg')
     (tmp_path/'0.xml').write_text(xml(obj([1,1,9,9]),size))

@@ -173,7 +173,8 @@ def test_a_validation_set_without_objects_is_told(tmp_path):
 
 def test_a_crowded_validation_photo_is_told(tmp_path):
     a,v = data(tmp_path),data(tmp_path, boxes=many)
-    assert any(p.startswith('1 validation photos have more than 100 objects (odd.png') for p in a.check(v, progress=False).problem)
+    assert any(p.startswith('1 validation photos have more than 100 objects (odd.png') for p in a.check(v,
+        progress=False).problem)
     with pytest.warns(UserWarning, match='AP counts 100 detections a photo'):
         BBoxDataLoaders.from_annotations(a, v, size=32, bs=2)
     v[6].crowd[:20] = True                          # crowds are not counted

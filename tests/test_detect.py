@@ -37,8 +37,10 @@ def outputs(kind, g):
 kinds = ['none','few','ties','all the same','thousands','twins','beyond the photo','saturated']
 
 def judge(theirs, s, o, default, **kw):
-    for k,v in {**dict(score_thresh=.01,topk_candidates=400,nms_thresh=.45,detections_per_img=200),**kw}.items(): setattr(theirs,k,v)
-    return theirs.postprocess_detections(dict(bbox_regression=o,cls_logits=s), [default]*len(s), [(1,1)]*len(s))   # in our units: a photo of 1 × 1
+    for k,v in {**dict(score_thresh=.01,topk_candidates=400,nms_thresh=.45,detections_per_img=200),**kw}.items():
+        setattr(theirs,k,v)
+    # in our units: a photo of 1 × 1
+    return theirs.postprocess_detections(dict(bbox_regression=o,cls_logits=s), [default]*len(s), [(1,1)]*len(s))
 
 def rows(boxes, scores, labels): return {(l,s,*b) for l,s,b in zip(labels.tolist(),scores.tolist(),boxes.tolist())}
 
@@ -55,16 +57,20 @@ def test_equal_to_torchvision(theirs, kind):
         assert torch.allclose(got.scores,want['scores'],atol=1e-6) and torch.allclose(all_got.scores,every['scores'],atol=1e-6), i
         full = rows(every['boxes'],every['scores'],every['labels']-1)
         assert rows(all_got.boxes,all_got.scores,all_got.labels)==full and rows(got.boxes,got.scores,got.labels)<=full, i
-        if len(want['scores'].unique())==len(want['scores']): assert torch.equal(got.labels,want['labels']-1) and torch.allclose(got.boxes,want['boxes'],atol=1e-6)
+        if len(want['scores'].unique())==len(want['scores']):
+            assert torch.equal(got.labels,want['labels']-1) and torch.allclose(got.boxes,want['boxes'],atol=1e-6)
         found += len(got)
     assert found==0 if kind=='none' else found>25
 
 def test_other_settings(theirs):
     g = torch.Generator().manual_seed(9)
-    for kw in (dict(score_thresh=.001,topk_candidates=300,nms_thresh=.55,detections_per_img=300), dict(score_thresh=.3,topk_candidates=7,nms_thresh=.9,detections_per_img=3)):
+    for kw in (dict(score_thresh=.001,topk_candidates=300,nms_thresh=.55,detections_per_img=300),
+               dict(score_thresh=.3,topk_candidates=7,nms_thresh=.9,detections_per_img=3)):
         s,o,default = outputs('thousands',g)
         want, = judge(theirs,s,o,default,**kw)
-        got, = detect((s,o), default, coder, [(1,1)], list(range(s.shape[2]-1)), degenerate=True, min_score=kw['score_thresh'], top_k=kw['topk_candidates'], nms=kw['nms_thresh'], keep=kw['detections_per_img'])
+        got, = detect((s,o), default, coder, [(1,1)], list(range(s.shape[2]-1)), degenerate=True,
+                      min_score=kw['score_thresh'], top_k=kw['topk_candidates'], nms=kw['nms_thresh'],
+                      keep=kw['detections_per_img'])
         assert torch.equal(got.labels,want['labels']-1) and torch.allclose(got.boxes,want['boxes'],atol=1e-6)
 
 def test_boxes_without_area_are_left_out(theirs):
@@ -87,7 +93,8 @@ def test_listed_path_is_the_same(background, nms):
         s,o = torch.cat([s,s.flip(1)]),torch.cat([o,o.flip(1)])
         vocab = list(range(s.shape[2]-background))
         for kw in (dict(),dict(keep=5),dict(top_k=9,min_score=.2)):
-            a,b = (detect((s,o), default, coder, [(30,20)]*2, vocab, background, listed=l, nms=nms, **kw) for l in (False,True))
+            a,b = (detect((s,o), default, coder, [(30,20)]*2, vocab, background, listed=l, nms=nms,
+                          **kw) for l in (False,True))
             for x,y in zip(a,b): # equal scores, which chance brings, have no order
                 assert len(x)==len(y) and torch.allclose(x.scores,y.scores,atol=1e-6), (kind,kw)
                 alone = torch.tensor([(x.scores==v).sum()==1 for v in x.scores],dtype=torch.bool)

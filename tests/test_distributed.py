@@ -25,13 +25,16 @@ ev = learn.metrics[0].ev
 
 @pytest.mark.parametrize('precision', ['bf16'])
 def test_two_processes_equal_one(cells, valid, tmp_path, precision):
-    job = tmp_path/'job.py'; job.write_text(script)
+    job = tmp_path/'job.py'
+    job.write_text(script)
     def run(name, n):
         how = ['-m','torch.distributed.run','--standalone','--nproc_per_node',str(n)] if n>1 else []
-        r = subprocess.run([sys.executable,'-W','ignore',*how,str(job),str(cells),str(tmp_path),name,precision], capture_output=True, text=True, timeout=600)
+        r = subprocess.run([sys.executable,'-W','ignore',*how,str(job),str(cells),str(tmp_path),name,precision],
+                           capture_output=True, text=True, timeout=600)
         assert r.returncode==0, r.stderr[-3000:]
         return [json.loads((tmp_path/f'{name}_{i}.json').read_text()) for i in range(n)]
-    a,b = run('two',2); one, = run('one',1)
+    a,b = run('two',2)
+    one, = run('one',1)
     assert a['weights']==pytest.approx(b['weights'],rel=1e-5) and a['losses'][-1]<a['losses'][0]-.1 and not a['patched']
     assert a['res'][1:]==b['res'][1:]==pytest.approx(one['res'][1:],abs=1e-6) and a['res'][2]>0
     for o in (a,b,one): assert o['numbers']==list(range(7)) and o['objects']==sum(len(r.labels) for r in valid[:7])

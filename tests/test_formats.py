@@ -46,14 +46,17 @@ def test_yolo_layouts(ann, tmp_path):
     ann[:5].to_yolo(root,'valid')
     n = {r.path.name:len(r.labels) for r in ann}
     assert len(read_yolo(root,'valid'))==5
-    for cfg in (dict(path=str(root),train='images/train',names=ann.vocab), dict(train='../images/train',names=dict(enumerate(ann.vocab))), dict(train=['images/train'],names=ann.vocab), dict(names=ann.vocab)):
+    for cfg in (dict(path=str(root),train='images/train',names=ann.vocab),
+                dict(train='../images/train',names=dict(enumerate(ann.vocab))),
+                dict(train=['images/train'],names=ann.vocab), dict(names=ann.vocab)):
         import yaml
         (root/'data.yaml').write_text(yaml.safe_dump(cfg))
         a = read_yolo(root)
         assert {r.path.name:len(r.labels) for r in a}==n
     with pytest.raises(FileNotFoundError, match="for 'test'"): read_yolo(root,'test')
 
-@pytest.mark.parametrize('line,say', [('0 .5 .5 .1','has 3 numbers'), ('9 .5 .5 .1 .1','class 9'), ('0.5 .5 .5 .1 .1','class 0.5'), ('cat .5 .5 .1 .1','not a class number'), ('0 .1 .1 .2 .2 .3','has 5 numbers')])
+@pytest.mark.parametrize('line,say',
+                         [('0 .5 .5 .1','has 3 numbers'), ('9 .5 .5 .1 .1','class 9'), ('0.5 .5 .5 .1 .1','class 0.5'), ('cat .5 .5 .1 .1','not a class number'), ('0 .1 .1 .2 .2 .3','has 5 numbers')])
 def test_yolo_bad_lines(ann, tmp_path, line, say):
     root = ann.to_yolo(tmp_path/'y')
     t = next((root/'labels/train').glob('p1 *.txt'))
@@ -87,7 +90,8 @@ def test_nothing_outside_the_folder(tmp_path):
     for name in ('../secret.jpg', str(secret), 'a/../../secret.jpg'):
         (tmp_path/'c.json').write_text(json.dumps(dict(images=[dict(id=1,file_name=name)],categories=[],annotations=[])))
         with pytest.raises(ValueError, match='not inside'): read_coco(tmp_path/'c.json', imgs)
-        with pytest.raises(ValueError, match='not inside'): read_csv(pd.DataFrame(dict(path=[name],label=['a'],x0=1,y0=1,x1=9,y1=9)), imgs)
+        with pytest.raises(ValueError, match='not inside'):
+            read_csv(pd.DataFrame(dict(path=[name],label=['a'],x0=1,y0=1,x1=9,y1=9)), imgs)
         (imgs/'v.xml').write_text(f'<annotation><filename>{name}</filename><size><width>64</width><height>48</height></size></annotation>')
         with pytest.raises(ValueError, match='not inside'): read_voc(imgs, imgs)
 
@@ -105,5 +109,6 @@ def test_add_rename_subset(train, valid):
 def test_crowds_are_not_trained_on(valid):
     r = valid[0]
     c = Record(r.path,r.size,r.boxes,r.labels,crowd=[True]+[False]*(len(r.labels)-1))
-    dls = BBoxDataLoaders.from_annotations(Annotations([c]*4,valid.vocab), valid, size=64, bs=4, item_tfms=[BoxResize(64)])
+    dls = BBoxDataLoaders.from_annotations(Annotations([c]*4,valid.vocab), valid, size=64, bs=4,
+                                           item_tfms=[BoxResize(64)])
     assert (dls.one_batch()[2]>0).sum()==4*(len(r.labels)-1)

@@ -35,7 +35,8 @@ def tv_loss(scores, offsets, objs, labels, matched):
     m = tvssd.SSD.__new__(tvssd.SSD)
     nn.Module.__init__(m)
     m.box_coder,m.neg_to_pos_ratio = TVCoder((10.,10.,5.,5.)),3
-    out = m.compute_loss([dict(boxes=b,labels=l) for b,l in zip(objs,labels)], dict(bbox_regression=offsets,cls_logits=scores), [default]*len(objs), matched)
+    out = m.compute_loss([dict(boxes=b,labels=l) for b,l in zip(objs,labels)],
+                         dict(bbox_regression=offsets,cls_logits=scores), [default]*len(objs), matched)
     return out['bbox_regression']+out['classification']
 
 def tv_match(b): return SSDMatcher(.5)(box_iou(b,default)) if len(b) else torch.full((len(default),),-1)
@@ -59,14 +60,16 @@ def test_parity_with_torchvision(block):
         bb,ll = pad(objs,labels)  # as they come out of a batch, to the last bit
         objs = [((b+1)/2)[:len(o)] for b,o in zip(bb,objs)]
         matched = [tv_match(b) for b in objs]
-        for b,m in zip(objs,matched): assert torch.equal(match(default,b,like='torchvision').clamp(min=-1), m.clamp(min=-1))
+        for b,m in zip(objs,matched):
+            assert torch.equal(match(default,b,like='torchvision').clamp(min=-1), m.clamp(min=-1))
         share = max((m>=0).float().mean() for m in matched)
         if share>=.25: continue # above, torchvision counts positives twice: the test below
         if not any(map(len,objs)): continue
         s,o = (torch.randn(2,len(default),4,generator=g,requires_grad=True) for _ in range(2))
         ours,want = SSDLoss(default,like='torchvision')((s,o),bb,ll),tv_loss(s,o,objs,labels,matched)
         assert torch.allclose(ours,want,rtol=1e-5)
-        for a,b in zip(torch.autograd.grad(ours,(s,o)),torch.autograd.grad(want,(s,o))): assert torch.allclose(a,b,rtol=1e-5,atol=1e-6)
+        for a,b in zip(torch.autograd.grad(ours,(s,o)),torch.autograd.grad(want,(s,o))):
+            assert torch.allclose(a,b,rtol=1e-5,atol=1e-6)
         checked += 1
     assert checked>=15
 
@@ -99,7 +102,8 @@ def test_deviation_positives_are_counted_once():
     theirs = m.compute_loss([dict(boxes=b,labels=l)],dict(bbox_regression=o,cls_logits=s),[d],[own])['classification']
     loss = SSDLoss(d,min_neg=0)
     loss((s,o),b[None]*2-1,l[None])
-    assert math.isclose(theirs,math.log(2)*5/2,rel_tol=1e-5) and math.isclose(loss.parts['cls'],math.log(2)*3/2,rel_tol=1e-5)
+    assert math.isclose(theirs,math.log(2)*5/2,rel_tol=1e-5)
+    assert math.isclose(loss.parts['cls'],math.log(2)*3/2,rel_tol=1e-5)
 
 def test_ten_thousand_scenes_forget_nobody():
     d = published_boxes('fastai2018').boxes
@@ -138,7 +142,8 @@ def test_ignored_objects_are_neither():
     b = objects(3,g)
     own = match(default,b,ignore=crowd)
     plain = match(default,b)
-    assert torch.equal(own[own!=-2],plain[own!=-2]) and (plain[own==-2]==-1).all() and (intersection_over_anchor(default,crowd)[own==-2]>=.5).all()
+    assert torch.equal(own[own!=-2],plain[own!=-2]) and (plain[own==-2]==-1).all()
+    assert (intersection_over_anchor(default,crowd)[own==-2]>=.5).all()
     s,o = torch.randn(1,len(default),4,generator=g),torch.zeros(1,len(default),4)
     bb,ll = pad([torch.cat([b,crowd])],[torch.tensor([1,2,3,-2])])
     for kind,c in (('multibox',4),('bce',3),('focal',3)):
@@ -153,11 +158,13 @@ def test_ignored_objects_are_neither():
 
 def test_ignored_from_file_to_metric(valid):
     rs = [Record(r.path,r.size,r.boxes,r.labels,crowd=[i==0 for i in range(len(r.labels))],difficult=[i==1 for i in range(len(r.labels))]) for r in valid[:8]]
-    dls = BBoxDataLoaders.from_annotations(Annotations(rs,valid.vocab), Annotations(rs,valid.vocab), size=64, bs=4, item_tfms=[BoxResize(64)])
+    dls = BBoxDataLoaders.from_annotations(Annotations(rs,valid.vocab), Annotations(rs,valid.vocab), size=64, bs=4,
+                                           item_tfms=[BoxResize(64)])
     n = sum(len(r.labels) for r in rs)
     l = torch.cat([l.flatten() for _,_,l in dls.valid]).as_subclass(torch.Tensor)
     assert (l!=0).sum()==n and (l<0).sum()==sum(min(2,len(r.labels)) for r in rs)
-    dls = BBoxDataLoaders.from_annotations(Annotations(rs,valid.vocab), Annotations(rs,valid.vocab), size=64, bs=4, ignore=('crowd',))
+    dls = BBoxDataLoaders.from_annotations(Annotations(rs,valid.vocab), Annotations(rs,valid.vocab), size=64, bs=4,
+                                           ignore=('crowd',))
     assert isinstance(record_labels(rs[0])[1],Ignored) and not isinstance(record_labels(rs[0],('crowd',))[1],Ignored)
 
 @pytest.mark.parametrize('seed', range(12))
@@ -222,12 +229,14 @@ def test_ignored_objects_are_not_counted():
     own = match(db, normalized_boxes(r)[:1], ignore=normalized_boxes(r)[1:])
     p = class_priors(db, [r], vocab)
     assert p.tolist()==[(own==0).float().mean().item(),0]
-    assert class_weights([r],vocab,'balanced')[1]==0 and (class_priors(db,[Record('b.png',(64,64),[[0,0,30,30]],['a'],difficult=[True])],vocab)==0).all()
+    assert class_weights([r],vocab,'balanced')[1]==0
+    assert (class_priors(db,[Record('b.png',(64,64),[[0,0,30,30]],['a'],difficult=[True])],vocab)==0).all()
 
 def test_class_weights(train):
     w = class_weights(train,train.vocab,'balanced')
     n = torch.tensor([sum(l==v for r in train for l in r.labels) for v in train.vocab]).float()
-    assert torch.allclose(w*n,(w*n)[0].expand(3),rtol=1e-4) and math.isclose((w*n).sum(),n.sum(),rel_tol=1e-5) and class_weights(train,train.vocab) is None
+    assert torch.allclose(w*n,(w*n)[0].expand(3),rtol=1e-4) and math.isclose((w*n).sum(),n.sum(),rel_tol=1e-5)
+    assert class_weights(train,train.vocab) is None
     assert class_weights(train,train.vocab,{'WBC':3}).tolist()==[1,3,1]
     for bad in ({'wbc':2},'heavy'):
         with pytest.raises(ValueError, match='wbc|heavy'): class_weights(train,train.vocab,bad)
@@ -245,7 +254,8 @@ def test_giou_is_torchvisions():
     loss((torch.zeros(1,len(default),4),o),bb,ll)
     cls,box = targets(default,(bb+1)/2,ll)
     pos = cls>0
-    assert torch.allclose(loss.parts['box'], generalized_box_iou_loss(loss.coder.decode(o,default)[pos],box[pos],reduction='sum')/pos.sum(), rtol=1e-5)
+    assert torch.allclose(loss.parts['box'],
+                          generalized_box_iou_loss(loss.coder.decode(o,default)[pos],box[pos],reduction='sum')/pos.sum(), rtol=1e-5)
     with pytest.raises(ValueError, match='box_kind'): SSDLoss(default,box_kind='l7')
 
 def test_priors_and_bias(train):
@@ -257,13 +267,15 @@ def test_priors_and_bias(train):
         for i in match(db.boxes,b).tolist(): 
             if i>=0: n[train.vocab.index(r.labels[i])] += 1
     assert torch.allclose(p,n/len(train)/len(db)) and torch.allclose(fitted_bias(p,False).sigmoid(),p)
-    assert torch.allclose(torch.cat([torch.zeros(1),fitted_bias(p)]).softmax(0)[1:],p) and torch.isfinite(fitted_bias(torch.zeros(3))).all()
+    assert torch.allclose(torch.cat([torch.zeros(1),fitted_bias(p)]).softmax(0)[1:],p)
+    assert torch.isfinite(fitted_bias(torch.zeros(3))).all()
     assert (class_priors(db.boxes,train,train.vocab,40)-p).abs().max()<.5*p.max()
 
 def test_learner_uses_choices(train, valid):
     dls = BBoxDataLoaders.from_annotations(train[:24], valid[:8], size=(128,128), bs=8)
     l = ssd_learner(dls,'resnet10t',pretrained=False,width=32,boxes='ssd300_voc',class_weight={'Platelets':2},loss_kw=dict(min_neg=5),metrics=loss_parts())
-    assert l.model.grids==[(16,16),(8,8),(4,4),(2,2),(1,1),(1,1)] and torch.allclose(l.default_boxes.shapes[1][0],torch.tensor([.2,.2]))
+    assert l.model.grids==[(16,16),(8,8),(4,4),(2,2),(1,1),(1,1)]
+    assert torch.allclose(l.default_boxes.shapes[1][0],torch.tensor([.2,.2]))
     assert l.loss_func.min_neg==5 and l.loss_func.weight.tolist()==[1,1,1,2] and l.loss_func.ignore is False
     with l.no_bar(), l.no_logging(): l.fit(1)
     loss,c,b = l.validate()

@@ -35,7 +35,8 @@ def draw(rng):
     double = k>1 and rng.random()<1/3
     finest = max(.12,.8*(hi-lo)/(n-1))
     w = rng.uniform(finest, max(finest*1.4,.35), k)
-    c = np.cumsum(np.r_[rng.uniform(-5.5,-2) if k==1 else rng.uniform(-6,-4.6), [4*(w[i]+w[i-1])*rng.uniform(.9,1.5)+.5*double for i in range(1,k)]])
+    c = np.cumsum(np.r_[rng.uniform(-5.5,-2) if k==1 else rng.uniform(-6,-4.6),
+                        [4*(w[i]+w[i-1])*rng.uniform(.9,1.5)+.5*double for i in range(1,k)]])
     if c[-1]>-1.2: # rates near 1, where 15 % of log10 is nothing, do not occur
         c = c[0]+(c-c[0])*(-1.2-c[0])/(c[-1]-c[0])
         w = np.minimum(w, np.diff(c).min()/5.5)
@@ -98,7 +99,8 @@ def test_known_inflections_of_200_curves():
     print(n, f'error in decades: median {np.median(errs):.3f}, 95 % {np.quantile(errs,.95):.2f}')
     assert n['steep'][1]>250 and n['steep'][0]>=.95*n['steep'][1]
     assert n['turns'][0]>=.95*n['turns'][1]
-    assert sum(more[k][0] for k in ('steep','turns'))>=.95*sum(more[k][1] for k in ('steep','turns')) # curves that nothing was adjusted to
+    # curves that nothing was adjusted to
+    assert sum(more[k][0] for k in ('steep','turns'))>=.95*sum(more[k][1] for k in ('steep','turns'))
     assert n['excluded']==more['excluded']==0 and n['made_up']<=.03*n['steep'][1]
     assert np.median(errs)<.05
 
@@ -129,17 +131,20 @@ def test_pair_and_strength():
     steep = [p for p in sharp.points if p.curve=='loss']
     assert len(steep)==2 and all(p.strong for p in steep) and not any(p.strong for p in wide.points)
     for r in (sharp,wide): assert r.lr==r.slice.stop and 10<=r.slice.stop/r.slice.start<=100.0001
-    assert sharp.lr==sharp.points[-1].lr and sharp.points[-1].strong # the rightmost point, its right knee; a knee that is not strong is left out
+    # the rightmost point, its right knee; a knee that is not strong is left out
+    assert sharp.lr==sharp.points[-1].lr and sharp.points[-1].strong
     assert wide.points[-1].curve=='gradient' and wide.lr==max(p.lr for p in wide.points if p.curve=='loss')
     assert sharp.slice.start in [p.lr for p in sharp.points if p.strong]
-    assert not any(p.strong for p in lr_inflections(10**x, Curve(3,[(-1,-5,.12),(-1,-3,.12)],None,1).d(x,0), factor=1.1).points)
+    assert not any(p.strong for p in lr_inflections(10**x, Curve(3,[(-1,-5,.12),(-1,-3,.12)],None,1).d(x,0),
+                                                    factor=1.1).points)
     assert [p.lr for p in sharp.points]==sorted(p.lr for p in sharp.points)
 
 def test_input_forms_and_errors():
     x = np.linspace(-7,-1,100)
     y = Curve(3,[(-1,-4,.3)],None,1).d(x,0)
     want = lr_inflections(10**x,y)
-    for a,b in ((list(10**x),list(y)),(tensor(10**x),tensor(y)),(10**x,[tensor(o) for o in y])): assert abs(np.log10(lr_inflections(a,b).lr/want.lr))<.01
+    for a,b in ((list(10**x),list(y)),(tensor(10**x),tensor(y)),(10**x,[tensor(o) for o in y])):
+        assert abs(np.log10(lr_inflections(a,b).lr/want.lr))<.01
     for a,b,m in (([1,2,3],[1],'one loss for each'),([3,2,1],[1,2,3],'rise'),([0,1,2],[1,2,3],'larger than 0')):
         with pytest.raises(ValueError, match=m): lr_inflections(a,b)
 
@@ -160,8 +165,10 @@ def test_learner_is_as_it_was(train, valid):
         warnings.simplefilter('ignore')
         l.lr_inflections(num_it=12, show=False)
     assert all(torch.equal(v,before[0][k]) for k,v in l.model.state_dict().items())
-    assert len(before[1])>0 and all(torch.equal(a,b) for a,b in zip(flat(l.opt.state_dict()),before[1])) and [dict(h) for h in l.opt.hypers]==before[2]
-    assert random.getstate()==dice[0] and (np.random.get_state()[1]==dice[1]).all() and torch.equal(torch.get_rng_state(),dice[2]) and l.dls.train.rng.getstate()==dice[3]
+    assert len(before[1])>0 and all(torch.equal(a,b) for a,b in zip(flat(l.opt.state_dict()),before[1]))
+    assert [dict(h) for h in l.opt.hypers]==before[2]
+    assert random.getstate()==dice[0] and (np.random.get_state()[1]==dice[1]).all()
+    assert torch.equal(torch.get_rng_state(),dice[2]) and l.dls.train.rng.getstate()==dice[3]
 
 def test_same_training_with_and_without_the_look(train, valid):
     def run(look):
@@ -184,4 +191,5 @@ def test_unchanged_after_an_error(train, valid):
         for p in l.model.parameters(): p += 1
         l.model.train()
         raise KeyboardInterrupt
-    assert all(torch.equal(a,b) for a,b in zip(l.model.parameters(),before)) and not any(m.training for m in l.model.modules())
+    assert all(torch.equal(a,b) for a,b in zip(l.model.parameters(),before))
+    assert not any(m.training for m in l.model.modules())

@@ -9,7 +9,8 @@ from ssd_fastai.all import *
 from ssd_fastai.published.models import lite_rules, our_name, vgg_rules
 
 full = os.environ.get('SSD_FASTAI_PROFILE')=='full'
-pairs = {'ssd300':(tv.ssd300_vgg16,ssd300_vgg16), 'ssdlite':(tv.ssdlite320_mobilenet_v3_large,ssdlite320_mobilenet_v3_large)}
+pairs = {'ssd300':(tv.ssd300_vgg16,ssd300_vgg16),
+         'ssdlite':(tv.ssdlite320_mobilenet_v3_large,ssdlite320_mobilenet_v3_large)}
 coco = coco_classes()
 
 def lively(m, seed=0):
@@ -46,7 +47,8 @@ def photos(n, seed=0):
 def test_default_boxes(pair):
     _,theirs,ours = pair
     n = ours.size[0]
-    want = theirs.anchor_generator(ImageList(torch.zeros(1,3,n,n),[(n,n)]), [torch.zeros(1,1,*g) for g in ours.grids])[0]/n
+    want = theirs.anchor_generator(ImageList(torch.zeros(1,3,n,n),[(n,n)]),
+                                   [torch.zeros(1,1,*g) for g in ours.grids])[0]/n
     assert torch.allclose(ours.boxes, want, atol=1e-5) and len(want)=={300:8732,320:3234}[n]
 
 @torch.no_grad()
@@ -60,12 +62,14 @@ def test_scores_offsets_and_detections(pair):
         x = theirs.transform([p])[0].tensors
         out = theirs.head(list(theirs.backbone(x).values()))
         preds = ours(x)
-        assert torch.allclose(preds[0],out['cls_logits'],atol=1e-4) and torch.allclose(preds[1],out['bbox_regression'],atol=1e-4)
+        assert torch.allclose(preds[0],out['cls_logits'],atol=1e-4)
+        assert torch.allclose(preds[1],out['bbox_regression'],atol=1e-4)
         want = theirs([p])[0]
         got, = detect(preds, ours.boxes, ours.coder, [p.shape[:0:-1]], list('abcdef'), **arch.published.select)
         a,b = (sorted(zip(s.tolist(),l.tolist(),bb.tolist()),reverse=True) for s,l,bb in ((got.scores,got.labels+1,got.boxes),(want['scores'],want['labels'],want['boxes'])))   # equal scores have no order
         assert len(a)==len(b) and [o[1] for o in a]==[o[1] for o in b]
-        assert np.allclose([o[0] for o in a],[o[0] for o in b],rtol=0,atol=1e-5) and np.allclose([o[2] for o in a],[o[2] for o in b],rtol=0,atol=.1)
+        assert np.allclose([o[0] for o in a],[o[0] for o in b],rtol=0,atol=1e-5)
+        assert np.allclose([o[2] for o in a],[o[2] for o in b],rtol=0,atol=.1)
         found += len(got)
         labels |= set(got.labels.tolist())
     assert found>100 and len(labels)>=3     # there was something to compare
@@ -118,7 +122,8 @@ def test_ssdlite_v2():
     assert 3.4e6<sum(p.numel() for p in m.parameters())<4.5e6
     s,o = m(torch.randn(2,3,320,320))
     (s.square().mean()+o.square().mean()).backward()
-    assert s.shape==(2,3234,81) and not [n for n,p in m.named_parameters() if p.grad is None or not p.grad.abs().sum()>0]
+    assert s.shape==(2,3234,81)
+    assert not [n for n,p in m.named_parameters() if p.grad is None or not p.grad.abs().sum()>0]
 
 def test_new_layers_start_as_published():
     m = ssd300_vgg16(3)
@@ -168,7 +173,8 @@ def test_transfer_keeps_rows_bit_by_bit(kind, pair, coco_lite, tmp_path):
             if n=='bias': assert torch.allclose(new[:,2], torch.tensor(prior_bias()))
             else: assert .005<new[:,2].std()<.015
     assert len(heads)==12 and len(sd)+1==len(new_sd)
-    for k in sd.keys()-heads: assert torch.equal(new_sd[our_name(k, vgg_rules if name=='ssd300' else lite_rules)], sd[k])
+    for k in sd.keys()-heads:
+        assert torch.equal(new_sd[our_name(k, vgg_rules if name=='ssd300' else lite_rules)], sd[k])
     assert m.kept['fraction'].to_dict()=={'body':1,'rest of head':1,'box offsets':1,'background':1,'cat':1,'axolotl':0,'dog':1}
     assert m.kept['parameters'].sum()==sum(p.numel() for p in m.parameters()) and m.kept.loc['axolotl','from']=='new'
 
@@ -233,7 +239,9 @@ def test_offline(monkeypatch, tmp_path, coco_lite):
     for arch,kw,url in ((ssd300_vgg16,dict(weights='coco'),'ssd300_vgg16_coco-b556d3b4.pth'), (ssdlite320_mobilenet_v3_large,dict(weights='coco'),'ssdlite320_mobilenet_v3_large_coco-a79551df.pth'),
                         (ssd512_vgg16,dict(weights_backbone='imagenet'),'vgg16_features-amdegroot-88682ab5.pth'), (ssdlite320_mobilenet_v2,dict(weights_backbone='imagenet'),'mobilenet_v2-7ebf99e0.pth')):
         with pytest.raises(ConnectionError) as e: arch(['dog'], **kw)
-        for part in (f'https://download.pytorch.org/models/{url}', str(tmp_path/'hub/checkpoints'), 'pretrained=False', 'weights'): assert part in str(e.value)
+        for part in (f'https://download.pytorch.org/models/{url}', str(tmp_path/'hub/checkpoints'),
+                     'pretrained=False', 'weights'):
+            assert part in str(e.value)
         assert '\n' not in str(e.value)
     cached = tmp_path/'hub/checkpoints/ssdlite320_mobilenet_v3_large_coco-a79551df.pth'
     cached.parent.mkdir(parents=True,exist_ok=True)
@@ -243,9 +251,11 @@ def test_offline(monkeypatch, tmp_path, coco_lite):
     with pytest.raises(ValueError, match='damaged.*Delete it'): ssdlite320_mobilenet_v3_large(['dog'], weights='coco')
     cached.unlink()
     offline(monkeypatch, tmp_path, RuntimeError('invalid hash value'))
-    with pytest.raises(ConnectionError, match='damaged.*invalid hash'): ssdlite320_mobilenet_v3_large(['dog'], weights='coco')
+    with pytest.raises(ConnectionError, match='damaged.*invalid hash'):
+        ssdlite320_mobilenet_v3_large(['dog'], weights='coco')
 
-@pytest.mark.parametrize('what', ['cut short','text','empty','another model','a list','a layer missing','a layer too many','body only'])
+@pytest.mark.parametrize('what',
+                         ['cut short','text','empty','another model','a list','a layer missing','a layer too many','body only'])
 def test_bad_files(what, tmp_path, coco_lite):
     f,m = coco_lite
     bad = tmp_path/'bad.pth'
@@ -255,14 +265,16 @@ def test_bad_files(what, tmp_path, coco_lite):
     elif what=='empty': bad.touch()
     else: torch.save({'another model':nn.Linear(2,2).state_dict(), 'a list':[1,2], 'a layer missing':{k:v for k,v in sd.items() if 'extra.2' not in k},
                       'a layer too many':{**sd,'backbone.extra.9.weight':torch.zeros(1)}, 'body only':mobilenet_v3_large(weights=None).state_dict()}[what], bad)
-    with pytest.raises(ValueError, match='damaged|not the weights of ssdlite320_mobilenet_v3_large|no state dict') as e: ssdlite320_mobilenet_v3_large(['dog'], weights=bad)
+    with pytest.raises(ValueError, match='damaged|not the weights of ssdlite320_mobilenet_v3_large|no state dict') as e:
+        ssdlite320_mobilenet_v3_large(['dog'], weights=bad)
     assert '\n' not in str(e.value)
 
 def test_missing_file_and_nonsense():
     with pytest.raises(FileNotFoundError, match='no file'): ssd300_vgg16(3, weights='nowhere.pth')
     with pytest.raises(ValueError, match="give 'coco'"): ssd300_vgg16(3, weights=7)
 
-@pytest.mark.parametrize('arch,make,kw', [(ssdlite320_mobilenet_v2,mobilenet_v2,{}),(ssdlite320_mobilenet_v3_large,mobilenet_v3_large,{}),(ssd300_vgg16,vgg16,{})], ids=lambda o:getattr(o,'__name__',''))
+@pytest.mark.parametrize('arch,make,kw',
+                         [(ssdlite320_mobilenet_v2,mobilenet_v2,{}),(ssdlite320_mobilenet_v3_large,mobilenet_v3_large,{}),(ssd300_vgg16,vgg16,{})], ids=lambda o:getattr(o,'__name__',''))
 def test_backbone_from_a_file(arch, make, kw, tmp_path):
     "All of the body, and nothing else, comes from the classifier's file"
     torch.manual_seed(5)
@@ -291,24 +303,35 @@ def test_learner_sets_the_input(loaders, capsys):
     assert 'photos of 320×320' in capsys.readouterr().out and l.dls.size==(320,320) and loaders.size==(224,224)
     xb,_,_ = l.dls.one_batch()
     assert xb.shape==(4,3,320,320) and -1<=xb.min()<-.2 and .2<xb.max()<=1
-    assert torch.equal(l.loss_func.default,l.model.boxes) and torch.equal(l.model.boxes,published_boxes('ssdlite320').boxes)
+    assert torch.equal(l.loss_func.default,l.model.boxes)
+    assert torch.equal(l.model.boxes,published_boxes('ssdlite320').boxes)
 
 def test_conflicts(train, valid, loaders):
-    for size,stats,msg in (((192,256),imagenet_stats,'sees 320×320 pixels.*make 192×256.*published_input'), (320,([0.]*3,[1.]*3),'normalized with.*published_input'), (320,None,'None')):
-        with pytest.raises(ValueError, match=msg): ssd_learner(BBoxDataLoaders.from_annotations(train[:8],valid[:4],size=size,bs=4,stats=stats), ssdlite320_mobilenet_v2, pretrained=False)
-    with pytest.raises(ValueError, match='kind, boosters.*has its own'): ssd_learner(loaders, ssd300_vgg16, pretrained=False, kind='focal', boosters=2)
-    with pytest.raises(ValueError, match=r"has the grids.*fit_default_boxes\(train, published_boxes\('ssdlite320'\)"): quiet(loaders, ssdlite320_mobilenet_v2, pretrained=False, boxes=fastai2018_boxes())
-    with pytest.warns(UserWarning, match='Platelets.*published_boxes'): ssd_learner(loaders, ssdlite320_mobilenet_v2, pretrained=False)
-    with pytest.warns(UserWarning, match='Platelets.* Choose a model with a larger size'): ssd_learner(loaders, ssdlite320_mobilenet_v2, pretrained=False, boxes=published_boxes('ssdlite320')) # boxes of one's own: no advice to fit them
+    for size,stats,msg in (((192,256),imagenet_stats,'sees 320×320 pixels.*make 192×256.*published_input'),
+                           (320,([0.]*3,[1.]*3),'normalized with.*published_input'), (320,None,'None')):
+        with pytest.raises(ValueError, match=msg):
+            ssd_learner(BBoxDataLoaders.from_annotations(train[:8],valid[:4],size=size,bs=4,stats=stats),
+                        ssdlite320_mobilenet_v2, pretrained=False)
+    with pytest.raises(ValueError, match='kind, boosters.*has its own'):
+        ssd_learner(loaders, ssd300_vgg16, pretrained=False, kind='focal', boosters=2)
+    with pytest.raises(ValueError, match=r"has the grids.*fit_default_boxes\(train, published_boxes\('ssdlite320'\)"):
+        quiet(loaders, ssdlite320_mobilenet_v2, pretrained=False, boxes=fastai2018_boxes())
+    with pytest.warns(UserWarning, match='Platelets.*published_boxes'):
+        ssd_learner(loaders, ssdlite320_mobilenet_v2, pretrained=False)
+    with pytest.warns(UserWarning, match='Platelets.* Choose a model with a larger size'):
+        ssd_learner(loaders, ssdlite320_mobilenet_v2, pretrained=False,
+                    boxes=published_boxes('ssdlite320')) # boxes of one's own: no advice to fit them
 
 def test_learner_from_coco_file(loaders, coco_lite, tmp_path, capsys):
     "Transfer, freeze, train, predict, show, export: the whole path"
     set_seed(0)
-    l = quiet(loaders, ssdlite320_mobilenet_v3_large, weights=coco_lite[0], synonyms={'RBC':'sports ball'}, metrics=coco_metrics(), path=tmp_path)
+    l = quiet(loaders, ssdlite320_mobilenet_v3_large, weights=coco_lite[0], synonyms={'RBC':'sports ball'},
+              metrics=coco_metrics(), path=tmp_path)
     assert l.model.kept.loc['RBC','from']=='sports ball' and l.pretrained
     body,head = ssd_split(l.model)
     bn = {id(p) for m in l.model.body.modules() if isinstance(m,nn.BatchNorm2d) for p in m.parameters()}
-    assert all(p.requires_grad==(id(p) in bn) for p in body) and all(p.requires_grad for p in head) and len(body)+len(head)==len(list(l.model.parameters()))
+    assert all(p.requires_grad==(id(p) in bn) for p in body) and all(p.requires_grad for p in head)
+    assert len(body)+len(head)==len(list(l.model.parameters()))
     was = [p.detach().clone() for p in l.model.body.parameters() if p.ndim==4]
     with l.no_bar(),l.no_logging(): l.fit(1,1e-3)
     assert all(torch.equal(a,b) for a,b in zip(was,[p for p in l.model.body.parameters() if p.ndim==4]))
@@ -321,7 +344,8 @@ def test_learner_from_coco_file(loaders, coco_lite, tmp_path, capsys):
     plt.close('all')
     l.export(tmp_path/'lite.pkl')
     code = f"import warnings; warnings.simplefilter('ignore')\nfrom fastai.learner import load_learner\nl=load_learner({str(tmp_path/'lite.pkl')!r}); d=l.predict({str(r.path)!r}, min_score=.001)\nprint(l.dls.size, len(d), d.scores[0].item())"
-    out = subprocess.run([sys.executable,'-W','ignore','-c',code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run([sys.executable,'-W','ignore','-c',code], cwd=tmp_path, capture_output=True, text=True,
+                         check=True).stdout.split()
     assert out[:2]==['(320,','320)'] and int(out[2])==len(det) and abs(float(out[3])-det.scores[0])<1e-5
 
 @torch.no_grad()
@@ -330,7 +354,8 @@ def test_learner_predicts_what_the_model_says(loaders, coco_lite):
     f,theirs = coco_lite
     l = quiet(loaders, ssdlite320_mobilenet_v3_large, weights=f)
     photo = open_photo(loaders.records[1][0].path).resize((320,320))
-    l.model.load_state_dict(ssdlite320_mobilenet_v3_large(l.dls.vocab, weights=f, synonyms=dict(RBC='dog',WBC='cat',Platelets='person')).state_dict())
+    l.model.load_state_dict(ssdlite320_mobilenet_v3_large(l.dls.vocab, weights=f,
+                                                          synonyms=dict(RBC='dog',WBC='cat',Platelets='person')).state_dict())
     small = tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4).eval()
     sd = theirs.state_dict()
     want = small.state_dict()
@@ -339,7 +364,8 @@ def test_learner_predicts_what_the_model_says(loaders, coco_lite):
     small.load_state_dict(want)
     a = small([torch.from_numpy(np.array(photo)).permute(2,0,1)/255])[0]
     b = l.predict(photo, **ssdlite320_mobilenet_v3_large.published.select)
-    assert len(b)==len(a['scores'])>0 and torch.allclose(b.scores,a['scores'],atol=1e-5) and torch.equal(b.labels+1,a['labels']) and torch.allclose(b.boxes,a['boxes'],atol=.1)
+    assert len(b)==len(a['scores'])>0 and torch.allclose(b.scores,a['scores'],atol=1e-5)
+    assert torch.equal(b.labels+1,a['labels']) and torch.allclose(b.boxes,a['boxes'],atol=.1)
 
 def test_pretrained_offline_from_the_learner(loaders, monkeypatch, tmp_path):
     offline(monkeypatch, tmp_path)
@@ -359,11 +385,13 @@ def test_norms_settle_if_they_are_young(loaders, coco_lite):
     was = [(m.running_mean.clone(),m.running_var.clone(),int(m.num_batches_tracked)) for m in norms]
     cb.after_train()
     same = [torch.equal(m.running_mean,a) and torch.equal(m.running_var,b) for m,(a,b,_) in zip(norms,was)]
-    assert all(same[:-1]) and not same[-1] and all(m.momentum==.03 and int(m.num_batches_tracked)==n for m,(_,_,n) in zip(norms,was))
+    assert all(same[:-1]) and not same[-1]
+    assert all(m.momentum==.03 and int(m.num_batches_tracked)==n for m,(_,_,n) in zip(norms,was))
     before = young.running_mean.clone()
     l.model.eval()
     cb.after_train()
     assert torch.equal(young.running_mean,before)
 
 def test_torchvisions_own_builder_is_explained(loaders):
-    with pytest.raises(ValueError, match='from ssd_fastai.all import ssd300_vgg16'): ssd_learner(loaders, tv.ssd300_vgg16)
+    with pytest.raises(ValueError, match='from ssd_fastai.all import ssd300_vgg16'):
+        ssd_learner(loaders, tv.ssd300_vgg16)

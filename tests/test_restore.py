@@ -145,7 +145,8 @@ def test_what_cannot_fit_is_refused(trained, few, tmp_path, change, says):
 
 def test_another_model_is_refused(trained, few, tmp_path):
     trained.save('a')
-    for kwargs,says in ((dict(k=3),'same arch, strides, k'), (dict(strides=(8,16,32)),'same arch'), (dict(kind='bce'),'kind of loss')):
+    for kwargs,says in ((dict(k=3),'same arch, strides, k'), (dict(strides=(8,16,32)),'same arch'),
+                        (dict(kind='bce'),'kind of loss')):
         l = learner(loaders(*few, path=tmp_path), **kwargs)
         with pytest.raises(ValueError, match=says): l.load('a')
         assert one_set(l)
@@ -167,7 +168,8 @@ def test_another_loader_is_read_by_name(trained, few, tmp_path):
     with pytest.warns(UserWarning, match='another classes and another size and another normalization'):
         again = trained.ap_per_class(other.valid)
     assert again.index.tolist()==ap.index.tolist() and np.allclose(again.AP,ap.AP)
-    with pytest.warns(UserWarning, match='loaded anew'): assert np.allclose(trained.validate(dl=other.valid), val, atol=1e-4)
+    with pytest.warns(UserWarning, match='loaded anew'):
+        assert np.allclose(trained.validate(dl=other.valid), val, atol=1e-4)
     with pytest.warns(UserWarning, match='loaded anew'): scores = trained.get_preds(dl=other.valid)[0][0]
     assert torch.allclose(scores, trained.get_preds()[0][0], atol=1e-4)
 
@@ -224,7 +226,8 @@ def test_ignored_objects_in_new_photos(few, tmp_path):
 def test_weights_without_pickle(trained, few, tmp_path, name):
     f = trained.save_weights(name)
     state,note,opt = read_detector(f)
-    assert opt is None and note['vocab']==few[0].vocab and note['size']==list(SIZE) and len(state['boxes'])==len(trained.model.boxes)
+    assert opt is None and note['vocab']==few[0].vocab and note['size']==list(SIZE)
+    assert len(state['boxes'])==len(trained.model.boxes)
     l = learner(loaders(*few, path=tmp_path))
     assert same_answer(l.load_weights(name), trained, few[1][0].path) and one_set(l)
 
@@ -282,7 +285,8 @@ def test_malicious_files_are_never_run(trained, tmp_path):
     for f in files:
         ways = [lambda: read_detector(f), lambda: trained.load_weights(f)]
         if f.suffix=='.pth': ways += [lambda: trained.load(f.with_suffix(''))]
-        if f.suffix=='.pth' and f.name!='bomb.pth': ways += [lambda: read_weights(f), lambda: ssd300_vgg16(['a'], weights=f)]
+        if f.suffix=='.pth' and f.name!='bomb.pth':
+            ways += [lambda: read_weights(f), lambda: ssd300_vgg16(['a'], weights=f)]
         for way in ways:
             with pytest.raises(ValueError, match=f.name): way()
             assert not mark.exists(), f
@@ -324,5 +328,6 @@ learn.save_weights('b.pth')
 try: learn.fine_tune(1)
 except ValueError as e: print(e)
 """
-    out = subprocess.run([sys.executable,'-W','ignore','-c',code], capture_output=True, text=True, check=True, cwd=trained.path)
+    out = subprocess.run([sys.executable,'-W','ignore','-c',code], capture_output=True, text=True, check=True,
+                         cwd=trained.path)
     assert 'There are no photos in this learner' in out.stdout

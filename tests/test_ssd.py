@@ -35,7 +35,8 @@ def test_coder_equals_torchvision():
 def test_default_boxes_equal_torchvision():
     "SSD300's grids and shapes, in torchvision's order"
     gen = DefaultBoxGenerator([[2],[2,3]], scales=[.1,.3,.6], clip=False)
-    want = gen(ImageList(torch.zeros(1,3,96,128),[(96,128)]), [torch.zeros(1,1,6,8),torch.zeros(1,1,3,4)])[0]/torch.tensor([128,96,128,96.])
+    want = gen(ImageList(torch.zeros(1,3,96,128),[(96,128)]),
+               [torch.zeros(1,1,6,8),torch.zeros(1,1,3,4)])[0]/torch.tensor([128,96,128,96.])
     ours = DefaultBoxes([(6,8),(3,4)], gen._wh_pairs).boxes
     assert torch.allclose(ours, want, atol=1e-5)
 
@@ -50,10 +51,14 @@ def test_published_boxes_equal_torchvision(name):
 
 def test_published_boxes():
     "The counts of the papers, and the rules of their scales and ratios"
-    assert {n:len(published_boxes(n)) for n in boxes_strides}==dict(ssd300_coco=8732, ssd300_voc=8732, ssd512_coco=24564, ssd512_voc=24564, ssdlite320=3234, fastai2018=189)
+    assert {n:len(published_boxes(n)) for n in boxes_strides}==dict(ssd300_coco=8732, ssd300_voc=8732,
+                                                                    ssd512_coco=24564, ssd512_voc=24564,
+                                                                    ssdlite320=3234, fastai2018=189)
     raw = published_boxes('ssd512_voc', clip=False).shapes
     for s,scale in zip(raw,(.07,.15,.3,.45,.6,.75,.9)):
-        assert torch.allclose(s[0], torch.tensor([scale]*2)) and torch.allclose(s[2:].prod(1), torch.tensor(scale**2)) and torch.allclose(s[2]/s[2].flip(0), torch.tensor([2.,.5]))
+        assert torch.allclose(s[0], torch.tensor([scale]*2))
+        assert torch.allclose(s[2:].prod(1), torch.tensor(scale**2))
+        assert torch.allclose(s[2]/s[2].flip(0), torch.tensor([2.,.5]))
     own = published_boxes('ssd300_voc', grids=[(24,32),(12,16),(6,8),(3,4),(2,2),(1,1)])
     assert own.grids[0]==(24,32) and torch.equal(own.shapes[2], published_boxes('ssd300_voc').shapes[2])
     for bad in (dict(name='ssd300'), dict(name='ssd300_voc',grids=[(4,4)])):
@@ -66,7 +71,8 @@ def test_match_equals_torchvision_without_collisions(seed):
         b = boxes(int(torch.randint(1,12,(1,),generator=g)), g)
         iou = box_iou(b,default)
         best = iou.argmax(1)
-        if len(best.unique())==len(best): break     # where two objects share a best box, ours differs on purpose: the next test
+        # where two objects share a best box, ours differs on purpose: the next test
+        if len(best.unique())==len(best): break
     assert torch.equal(match(default,b), SSDMatcher(.5)(iou).clamp(min=-1))
 
 def test_each_object_keeps_a_box_where_torchvision_forgets():
@@ -87,7 +93,8 @@ def tv_loss(scores, offsets, objs, labels, matched):
     m = tvssd.SSD.__new__(tvssd.SSD)
     nn.Module.__init__(m)
     m.box_coder,m.neg_to_pos_ratio = TVCoder((10.,10.,5.,5.)),3
-    out = m.compute_loss([dict(boxes=b,labels=l) for b,l in zip(objs,labels)], dict(bbox_regression=offsets,cls_logits=scores), [default]*len(objs), matched)
+    out = m.compute_loss([dict(boxes=b,labels=l) for b,l in zip(objs,labels)],
+                         dict(bbox_regression=offsets,cls_logits=scores), [default]*len(objs), matched)
     return out['bbox_regression']+out['classification']
 
 @pytest.mark.parametrize('seed', range(10))
@@ -104,7 +111,8 @@ def test_loss_equals_torchvision(seed):
     loss = SSDLoss(default, min_neg=0)((scores,offsets),bb,ll)
     want = tv_loss(scores,offsets,objs,labels,matched)
     assert torch.allclose(loss, want, rtol=1e-5)
-    for a,b in zip(torch.autograd.grad(loss,(scores,offsets)),torch.autograd.grad(want,(scores,offsets))): assert torch.allclose(a,b,atol=1e-6)
+    for a,b in zip(torch.autograd.grad(loss,(scores,offsets)),torch.autograd.grad(want,(scores,offsets))):
+        assert torch.allclose(a,b,atol=1e-6)
 
 @pytest.mark.parametrize('kind', ['multibox','bce','focal'])
 def test_empty_photos_teach(kind):
@@ -131,7 +139,8 @@ def test_hard_negatives_are_the_hardest():
 
 archs = [(resnet18,[8,16,32],[128,256,512]),(resnet34,[16,32,64],[256,512]),(resnet50,[8,16,32],[512,1024,2048]),(vgg16_bn,[8,16,32],[512,512,512]),
          (mobilenet_v2,[8,16,32],[32,96,1280]),(mobilenet_v3_large,[8,16,32],[40,112,960]),('resnet10t',[8,16,32],[128,256,512]),('mobilenetv3_small_050',[16,32,64],None)]
-@pytest.mark.parametrize('arch,strides,chs', archs, ids=lambda o:getattr(o,'__name__',None) or (o if isinstance(o,str) else None))
+@pytest.mark.parametrize('arch,strides,chs', archs,
+                         ids=lambda o:getattr(o,'__name__',None) or (o if isinstance(o,str) else None))
 def test_any_body_trains(arch, strides, chs):
     "Shapes follow from the default boxes, and every parameter has a gradient"
     size = (96,128)
@@ -156,14 +165,16 @@ def test_2018():
     assert s.shape==(1,189,4) and m.grids==[(4,4),(2,2),(1,1)] and abs(s.mean()+4)<.5
     d = fastai2018_boxes()
     lim = TanhCoder(d.cells).decode(torch.full((189,4),99.), d.boxes)
-    assert torch.allclose(xyxy2cxcywh(lim)[:,:2]-xyxy2cxcywh(d.boxes)[:,:2], d.cells/2) and torch.allclose(xyxy2cxcywh(lim)[:,2:], xyxy2cxcywh(d.boxes)[:,2:]*1.5)
+    assert torch.allclose(xyxy2cxcywh(lim)[:,:2]-xyxy2cxcywh(d.boxes)[:,:2], d.cells/2)
+    assert torch.allclose(xyxy2cxcywh(lim)[:,2:], xyxy2cxcywh(d.boxes)[:,2:]*1.5)
 
 def test_wrong_sizes_and_strides():
     body = ssd_body(resnet18, [8,16,32], pretrained=False)
     with pytest.raises(ValueError, match='smaller than one cell'): feature_grids(body, [8,16,32], (16,64))
     with pytest.raises(ValueError, match='no feature map at stride'): ssd_body(resnet18, [5], pretrained=False)
     for st in ([8,16,64],[8,16,32,128],[16,48]):
-        with pytest.raises(ValueError, match='halves the one before|no feature map'): feature_grids(ssd_body(resnet18,st,pretrained=False), st, (128,128))
+        with pytest.raises(ValueError, match='halves the one before|no feature map'):
+            feature_grids(ssd_body(resnet18,st,pretrained=False), st, (128,128))
     assert ssd_body(resnet18,[32,8],pretrained=False).strides==[8,32]
     with pytest.raises(ValueError, match='torchvision models'): ssd_body('resnet10t',cut=-2,pretrained=False)
     m = SSD(body, DefaultBoxes(feature_grids(body,[8,16,32],(64,64)),[[(.1,.1)]]*3), 2, (64,64))
@@ -177,7 +188,8 @@ def test_detections_equal_torchvision():
     nn.Module.__init__(m)
     m.box_coder,m.score_thresh,m.topk_candidates,m.nms_thresh,m.detections_per_img = TVCoder((10.,10.,5.,5.)),.01,400,.45,200
     W,H = 320,240
-    want = m.postprocess_detections(dict(bbox_regression=offsets,cls_logits=scores), [default*torch.tensor([W,H,W,H])]*2, [(H,W)]*2)
+    want = m.postprocess_detections(dict(bbox_regression=offsets,cls_logits=scores),
+                                    [default*torch.tensor([W,H,W,H])]*2, [(H,W)]*2)
     got = detect((scores,offsets), default, BoxCoder(), [(W,H)]*2, ['a','b','c'])
     for a,b in zip(got,want):
         assert len(a)==len(b['scores']) and torch.allclose(a.scores,b['scores'],atol=1e-6)
@@ -192,7 +204,8 @@ def test_fitted_boxes_cover(train):
     c,old = coverage(db,train)['covered %'],coverage(fastai2018_boxes(),train)['covered %']
     assert (c>old).all() and c['RBC']>90 and c['WBC']>90 and db.boxes.shape==(4*(24*32+12*16+6*8),4)
     with pytest.warns(UserWarning, match='Platelets'): warn_coverage(fastai2018_boxes(), train)
-    with pytest.raises(ValueError, match='no objects'): fit_default_boxes(train[24:25] if not train[24].labels else [], grids)
+    with pytest.raises(ValueError, match='no objects'):
+        fit_default_boxes(train[24:25] if not train[24].labels else [], grids)
 
 def test_dropout_is_there():
     body = ssd_body(resnet18, [8,16,32], pretrained=False)

@@ -113,7 +113,8 @@ def _raw_weights(weights, arch):
     "A state dict from 'coco', a file, or a state dict"
     if isinstance(weights,dict): return weights
     if isinstance(weights,str) and weights=='coco':
-        if arch.coco: return fetch_weights(arch.coco, "weights='path/to/file.pth', or pretrained=False to train from scratch")
+        if arch.coco:
+            return fetch_weights(arch.coco, "weights='path/to/file.pth', or pretrained=False to train from scratch")
         raise ValueError(f"Nobody has published COCO weights of {arch.name} in this form: "
                          "pass weights_backbone='imagenet', or a file of your own")
     if isinstance(weights,(str,Path)): return read_weights(weights)

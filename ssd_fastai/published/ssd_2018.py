@@ -44,7 +44,8 @@ def ssd_2018(
     strides = [64,128,256]
     body = ssd_body(arch, strides, pretrained)
     boxes = fastai2018_boxes(feature_grids(body, strides, size))
-    return SSD(body, boxes, n_classes, size, background=False, coder=TanhCoder(boxes.cells), bias=bias, use_body=False, drop=drop)
+    return SSD(body, boxes, n_classes, size, background=False, coder=TanhCoder(boxes.cells), bias=bias,
+               use_body=False, drop=drop)
 
 # %% ../../nbs/published/02_ssd_2018.ipynb #d8a5cd60
 def ssd_learner_2018(

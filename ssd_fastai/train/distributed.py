@@ -29,9 +29,12 @@ def distrib(self:SSDLearner,
     **kwargs, # Passed to Accelerate's `Accelerator`
 ):
     "fastai's `distrib_ctx`, on a CPU as well; with one process it does nothing"
-    if num_distrib()<2: yield self; return
+    if num_distrib()<2:
+        yield self
+        return
     try: from fastai.distributed import DistributedDL
-    except (ImportError,NameError) as e: raise ImportError('Several processes need Accelerate: pip install accelerate') from e
+    except (ImportError,NameError) as e:
+        raise ImportError('Several processes need Accelerate: pip install accelerate') from e
     DistributedDL._broadcast = lambda dl,t,rank: _to_all(t,rank)
     cuda = torch.cuda.is_available() and torch.device(self.dls.device or 'cpu').type=='cuda'
     if not cuda: kwargs = dict(cpu=True)|kwargs

@@ -43,7 +43,8 @@ def ssd_train(
     seed:int=42, # The same seed gives the same detector
 ):
     "Train a detector, print its average precision, and try it on a photo that it has not seen"
-    import matplotlib; matplotlib.use('Agg')
+    import matplotlib
+    matplotlib.use('Agg')
     import numpy as np, torchvision.models as tvm
     from fastai.torch_core import set_seed
     from ssd_fastai.data.sample import make_cells, draw_smear
@@ -56,8 +57,11 @@ def ssd_train(
     train,valid = read_folder(data or make_cells())
     print(f'train  {train}\nvalid  {valid}', flush=True)
     set_seed(seed, reproducible=True)
-    dls = BBoxDataLoaders.from_annotations(train, valid, size=[int(o) for o in size.split(',')]*(1 if ',' in size else 2), bs=bs, path=out)
-    learn = ssd_learner(dls, tvm.get_model_builder(arch) if arch in tvm.list_models() else arch, pretrained=pretrained, metrics=coco_metrics())
+    dls = BBoxDataLoaders.from_annotations(train, valid,
+                                           size=[int(o) for o in size.split(',')]*(1 if ',' in size else 2), bs=bs,
+                                           path=out)
+    learn = ssd_learner(dls, tvm.get_model_builder(arch) if arch in tvm.list_models() else arch,
+                        pretrained=pretrained, metrics=coco_metrics())
     learn.fine_tune(epochs, lr)
     print(f'\nAverage precision on {len(valid)} photos that it was not trained on:\n{learn.ap_per_class().round(3).to_string()}')
     loss,ap,ap50 = learn.final_record[1:]
@@ -78,17 +82,21 @@ def ssd_predict(
     min_score:float=.3, # Drop what scores less
 ):
     "Detect objects on photos: prints them, draws them, and writes them as COCO results"
-    import matplotlib; matplotlib.use('Agg')
+    import matplotlib
+    matplotlib.use('Agg')
     import warnings
     from matplotlib import pyplot as plt
     from fastai.learner import load_learner
     from fastai.data.transforms import get_image_files
     out,src = Path(out),Path(photos)
     files,root = (sorted(get_image_files(src)),src) if src.is_dir() else ([src],src.parent)
-    if src.resolve() in out.resolve().parents: files = [f for f in files if out.resolve() not in f.resolve().parents] # not our own pictures
+    # not our own pictures
+    if src.resolve() in out.resolve().parents: files = [f for f in files if out.resolve() not in f.resolve().parents]
     if not Path(model).exists(): raise SystemExit(f'There is no detector {model}: train one with ssd_train.')
     if not files or not files[0].exists(): raise SystemExit(f'There are no photos in {photos}.')
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); learn = load_learner(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = load_learner(model)
     out.mkdir(parents=True, exist_ok=True)
     rows,twins = [],Counter(f.with_suffix('') for f in files) # a.jpg beside a.png
     for i,f in enumerate(files):
@@ -98,7 +106,8 @@ def ssd_predict(
         if twins[f.with_suffix('')]>1 or pic.resolve()==f.resolve(): pic = out/f'{name}.png'
         pic.parent.mkdir(parents=True, exist_ok=True)
         print(f'{name}: {det}', flush=True)
-        det.show(size=8).figure.savefig(pic, bbox_inches='tight', dpi=110); plt.close('all')
+        det.show(size=8).figure.savefig(pic, bbox_inches='tight', dpi=110)
+        plt.close('all')
         rows += [dict(file_name=name.as_posix(),**r) for r in det.to_coco(i+1)]
     (out/'detections.json').write_text(json.dumps(rows))
     print(f'{len(files)} photos with their boxes, and detections.json, are in {out}')

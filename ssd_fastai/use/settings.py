@@ -26,10 +26,12 @@ def course_settings(
 )->SimpleNamespace: # The settings as attributes, and `profile`
     "Settings of the course notebooks for a profile"
     profile = profile or os.environ.get('SSD_FASTAI_PROFILE') or 'laptop'
-    if file is None: file = next((p/'settings.ini' for p in [Path.cwd(),*Path.cwd().parents] if (p/'settings.ini').exists()), None)
+    if file is None:
+        file = next((p/'settings.ini' for p in [Path.cwd(),*Path.cwd().parents] if (p/'settings.ini').exists()), None)
     cp = ConfigParser()
     if file: cp.read(file)
-    if profile not in course_defaults and not cp.has_section(profile): raise ValueError(f"There is no profile '{profile}': choose one of {sorted({*course_defaults,*cp.sections()})}")
+    if profile not in course_defaults and not cp.has_section(profile):
+        raise ValueError(f"There is no profile '{profile}': choose one of {sorted({*course_defaults,*cp.sections()})}")
     res = dict(course_defaults.get(profile, course_defaults['laptop']))
     if cp.has_section(profile): res.update({k:literal_eval(v) for k,v in cp[profile].items()})
     return SimpleNamespace(profile=profile, **res)
