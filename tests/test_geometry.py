@@ -193,7 +193,9 @@ class Shift(Bad):
 def small_loaders(train, valid, **kwargs):
     return BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4, **kwargs)
 
-def watched(dls): return [f for p in (dls.train.after_item,dls.train.after_batch) for f in p.fs if isinstance(f,Watched)]
+def watched(dls):
+    pipes = dls.train.after_item,dls.train.after_batch
+    return [f for p in pipes for f in p.fs if isinstance(f,Watched)]
 
 @pytest.mark.parametrize('tfm,say', [(Drop,'Drop: '),(Floats,'labels have become'),(Mirror,'without area')])
 def test_report_catches(train, valid, tfm, say):
