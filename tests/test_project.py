@@ -255,3 +255,7 @@ def test_release_notes_are_of_one_version():
     assert text.strip() in (root/'CHANGELOG.md').read_text()
 
 def test_release_notes_of_an_unknown_version(): assert notes('v99.9').returncode==1
+
+def test_settings_are_one_truth():
+    from ssd_fastai.use.settings import default_settings
+    assert (root/'settings.ini').read_text()==default_settings

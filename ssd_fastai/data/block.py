@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/data/block.html.md"""
 # %% auto #0
 __all__ = ['record_photo', 'record_boxes', 'Ignored', 'record_labels', 'RecordLabels', 'BoxCategorize', 'pad_boxes',
            'BBoxDataLoaders', 'BBoxDataBlock', 'tfm_pair', 'check_item_tfms', 'check_batch_tfms', 'bbox_datablock',
-           'n_objects', 'check_pair', 'unnormalize', 'color_legend', 'as_test_item', 'photo_truth', 'check_loaders']
+           'n_objects', 'check_pair', 'unnormalize', 'color_legend', 'as_test_item']
 
 # %% ../../nbs/data/09_block.ipynb #7409c220
 import warnings
@@ -332,28 +332,6 @@ def test_dl(self:BBoxDataLoaders,
     if len({type(o) for o in items})>1:
         raise ValueError('A test set is made of paths and Records, or of PIL images, but not of both.')
     return super(BBoxDataLoaders,self).test_dl(items, with_labels=with_labels, **kwargs)
-
-# %% ../../nbs/data/09_block.ipynb #be58c86e
-def photo_truth(
-    dl, # A loader of `BBoxDataLoaders`
-    i:int, # Number of the photo in it
-): # ((n, 4) boxes in pixels of the photo; (n,) classes from 1, minus: ignored; window x0,y0,x1,y1 in pixels)
-    "Every object on a photo, whatever part of it the model sees, and that part"
-    _,boxes,labels = dl.dataset.tls
-    resize = next(t for t in dl.after_item if isinstance(t,BoxResize))
-    window = resize.window(dl.dataset.items[i].size)['window']
-    return boxes[i].as_subclass(Tensor),labels[i].as_subclass(Tensor),window
-
-# %% ../../nbs/data/09_block.ipynb #fc8f96a5
-def check_loaders(
-    dls, # What was passed as loaders
-):
-    "Raise if these are no `BBoxDataLoaders`, and say how to make some"
-    if isinstance(dls,BBoxDataLoaders): return
-    raise ValueError(f"These are {type(dls).__name__}, and an SSD needs BBoxDataLoaders: fastai's own blocks "
-                     '(BBoxBlock, PointBlock) lose boxes. Read your labels with read_coco, read_voc, read_yolo or read_csv, '
-                     'or make Annotations([Record(path, size, boxes, labels), …]); then '
-                     'BBoxDataLoaders.from_annotations(train, valid, size=…).')
 
 # %% ../../nbs/data/09_block.ipynb #881e4430
 @patch(cls_method=True)

@@ -21,7 +21,9 @@ def _show_box(ax, box, color, text):
     x0,y0,x1,y1 = box
     ax.add_patch(plt.Rectangle((x0,y0), x1-x0, y1-y0, fill=False, ec=color, lw=1.3))
     halo = [patheffects.withStroke(linewidth=1.5, foreground='white')]
-    if text: ax.text(x0, max(y0-1,0), text, fontsize=6, color=color, va='bottom', path_effects=halo)
+    if not text: return
+    y = max(y0-1,0) # parse_math: a `$` in a class name is a dollar
+    ax.text(x0, y, text, fontsize=6, color=color, va='bottom', path_effects=halo, parse_math=False)
 
 def show_boxes(
     img, # What `imshow` takes: a PIL image, or an array (h, w, 3)
@@ -37,7 +39,7 @@ def show_boxes(
     if ax is None: ax = plt.subplots(figsize=(size,size*h/w))[1]
     ax.imshow(img)
     ax.axis('off')
-    if title: ax.set_title(title, fontsize=8)
+    if title: ax.set_title(title, fontsize=8, parse_math=False)
     for i,box in enumerate(np.asarray(boxes,dtype=float).reshape(-1,4)):
         color = palette[int(classes[i])%len(palette)] if len(classes) else palette[0]
         _show_box(ax, box, color, labels[i] if len(labels) else '')

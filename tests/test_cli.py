@@ -1,0 +1,106 @@
+"The terminal: bad arguments are one line, bad photos are rows, results are whole at any moment"
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pytest
+from PIL import Image
+from ssd_fastai.all import *
+from ssd_fastai.use.cli import ResultsFile, Stop, find_arch, parse_size, photos_in, read_folder, ssd_predict, ssd_train
+
+@pytest.fixture(scope='module')
+def detector(train, valid, tmp_path_factory):
+    d = tmp_path_factory.mktemp('detector')
+    set_seed(1)
+    t,v = (a.rename({'RBC':'$ and $'}) for a in (train[:16],valid[:4]))
+    dls = BBoxDataLoaders.from_annotations(t, v, size=(96,128), bs=4, path=d)
+    learn = ssd_learner(dls, 'resnet10t', pretrained=False, precision='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 2e-3)
+    learn.export('d.pkl')
+    return d/'d.pkl'
+
+def photos(folder, n, broken=()):
+    folder.mkdir()
+    for i in range(n):
+        f = folder/f'{i:03}.jpg'
+        if i in broken: f.write_bytes(b'no photo at all')
+        else: draw_smear(np.random.default_rng(i), (64,48))[0].save(f)
+    return folder
+
+def test_a_broken_photo_is_a_row(detector, tmp_path, capsys):
+    broken = set(range(3,100,14))
+    assert len(broken)==7
+    src,out = photos(tmp_path/'in',100,broken),tmp_path/'out'
+    assert ssd_predict(detector, src, out, min_score=.2)==7
+    rows = json.loads((out/'detections.json').read_text())
+    assert {r['file_name'] for r in rows if 'error' in r}=={f'{i:03}.jpg' for i in broken}
+    assert all('remove it and its label' in r['error'] for r in rows if 'error' in r)
+    assert {r['label'] for r in rows if 'error' not in r}<={'$ and $','WBC','Platelets'}
+    assert len(list(out.glob('*.png')))==93
+    said = capsys.readouterr().out
+    assert '93 photos with their boxes' in said and '7 photos could not be read' in said and 'can run any program' in said
+
+def test_kill_in_the_middle_leaves_what_was_done(detector, tmp_path):
+    src,out = photos(tmp_path/'in',60),tmp_path/'out'
+    code = f'from ssd_fastai.use.cli import ssd_predict; ssd_predict({str(detector)!r},{str(src)!r},{str(out)!r},.05)'
+    p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic()+120
+    while not (out/'detections.json').exists() and p.poll() is None and time.monotonic()<end: time.sleep(.02)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    rows = json.loads((out/'detections.json').read_text())
+    assert rows and all(r['file_name'].endswith('.jpg') for r in rows)
+
+def test_results_file_is_whole_after_every_write(tmp_path):
+    f = ResultsFile(tmp_path/'a.json', every=0)
+    for i in range(3):
+        f.add([dict(i=i)])
+        assert len(json.loads((tmp_path/'a.json').read_text()))==i+1
+    assert [o.name for o in tmp_path.iterdir()]==['a.json']
+
+@pytest.mark.parametrize('kw,say', [(dict(epochs=0),'--epochs 0'), (dict(size='96x128'),'--size 96x128'),
+                                    (dict(arch='resnet99'),'--arch resnet99'), (dict(bs=0),'--bs 0'),
+                                    (dict(lr=0.),'--lr 0.0')])
+def test_bad_arguments_are_told_before_anything_starts(tmp_path, kw, say):
+    with pytest.raises(Stop, match=say): ssd_train(out=tmp_path/'o', **kw)
+    assert not (tmp_path/'o').exists()
+
+def test_what_is_no_detector_or_no_photo(detector, tmp_path):
+    (tmp_path/'x.pkl').write_bytes(b'nothing')
+    with pytest.raises(Stop, match='no photos'): ssd_predict(detector, tmp_path/'gone', out=tmp_path/'o')
+    with pytest.raises(Stop, match='no photos'): ssd_predict(detector, tmp_path, out=tmp_path/'o')
+    src = photos(tmp_path/'in',1)
+    for model,say in ((tmp_path,'is a folder'), (tmp_path/'no.pkl','no detector'), (tmp_path/'x.pkl','is no detector')):
+        with pytest.raises(Stop, match=say): ssd_predict(model, src, out=tmp_path/'o')
+
+def run(*args, **kwargs): return subprocess.run([sys.executable,'-c',*args], capture_output=True, text=True, **kwargs)
+
+@pytest.mark.parametrize('main,args', [('train_main',['--epochs','0']), ('train_main',['--size','96x128']),
+                                       ('predict_main',['nowhere.pkl','.'])])
+def test_one_line_and_exit_code_2(tmp_path, main, args):
+    r = run(f'import sys; sys.argv=["x",*{args!r}]; from ssd_fastai.use.cli import {main}; {main}()', cwd=tmp_path)
+    assert r.returncode==2 and len(r.stderr.strip().splitlines())==1 and not r.stdout, (r.returncode,r.stderr)
+
+def test_a_missing_folder_is_one_line(tmp_path):
+    r = run('import sys; sys.argv=["x","--data","nowhere"]; from ssd_fastai.use.cli import train_main; train_main()', cwd=tmp_path)
+    assert r.returncode==1 and r.stderr.strip()=='There is no folder nowhere.', r.stderr
+
+def test_training_into_a_file_is_plain_text_and_has_the_guard(tmp_path):
+    "What `python -m ssd_fastai` imports is enough: the guard is there, no bars, no noise"
+    make_cells(tmp_path/'cells', n=20, size=(96,64))
+    args = ['x','--data','cells','--epochs','1','--size','64,96','--arch','resnet10t','--out','o']
+    code = f'''import sys
+from ssd_fastai.use.cli import _cli, ssd_train
+sys.argv = {args!r}
+_cli(ssd_train)
+learn = ssd_train('cells', 'o2', 'resnet10t', epochs=1, size='64,96')
+assert 'ssd_fastai.all' not in sys.modules
+assert 'NaNGuard' in [type(c).__name__ for c in learn.cbs]'''
+    r = run(code, cwd=tmp_path)
+    assert r.returncode==0, r.stderr[-800:]
+    assert not {'\r','\x1b','█'}&set(r.stdout) and 'Warning: `torch' not in r.stderr
+    assert sorted(p.name for p in (tmp_path/'o').iterdir())==['detections.png','detector.pkl']
+
+def test_sizes_and_models():
+    assert (parse_size('96,128'),parse_size('(96, 128)'),parse_size('64'))==((96,128),(96,128),(64,64))
+    assert find_arch('resnet18') is not None and find_arch('resnet10t')=='resnet10t'
+    assert find_arch('ssdlite320_mobilenet_v3_large').__name__=='ssdlite320_mobilenet_v3_large'
+    with pytest.raises(Stop, match='resnet'): find_arch('resnet99')
