@@ -26,11 +26,15 @@ from .augment import BoxResize, KeepInside, hw, ssd_tfms
 from .geometry import BoxGeometry
 
 # %% ../../nbs/data/09_block.ipynb #196091d0
-def record_photo(r:Record)->PILImage: # The photo of a record, the right way up
+def record_photo(
+    r:Record, # A photo with its boxes
+)->PILImage: # The photo, the right way up
     "Open the photo of a record"
     return PILImage(open_photo(r.path, r.size))
 
-def record_boxes(r:Record)->TensorBBox: # (n, 4) corners in pixels of the photo
+def record_boxes(
+    r:Record, # A photo with its boxes
+)->TensorBBox: # (n, 4) corners in pixels of the photo
     "The boxes of a record"
     return TensorBBox(torch.from_numpy(r.boxes.copy()), img_size=r.size)
 

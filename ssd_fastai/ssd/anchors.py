@@ -56,7 +56,9 @@ class DefaultBoxes:
         cells = [torch.tensor([1/g[1],1/g[0]]).expand(len(b),2) for g,b in zip(self.grids,bs)]
         self.cells = torch.cat(cells) # (A, 2) width and height of the cell of each box
     @property
-    def k(self): return [len(s) for s in self.shapes]
+    def k(self):
+        "Default boxes in each cell, for each map"
+        return [len(s) for s in self.shapes]
     def __len__(self): return len(self.boxes)
     def __eq__(self, o): return isinstance(o,DefaultBoxes) and self.state()==o.state()
     __hash__ = None
@@ -138,7 +140,9 @@ def show_default_boxes(
     return axs
 
 # %% ../../nbs/ssd/00_anchors.ipynb #2ec318a0
-def normalized_boxes(r)->Tensor: # (n, 4) corners, 0 to 1
+def normalized_boxes(
+    r, # `Record`
+)->Tensor: # (n, 4) corners, 0 to 1
     "The boxes of a record as fractions of its photo"
     return torch.from_numpy(r.boxes)/torch.tensor([*r.size,*r.size],dtype=torch.float32)
 

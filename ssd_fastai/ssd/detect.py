@@ -26,7 +26,9 @@ class Detections:
     vocab:list # Object classes, without background
     photo:object=None # The photo (PIL), for `show`
     @property
-    def names(self): return [self.vocab[i] for i in self.labels.tolist()]
+    def names(self):
+        "Class name of each detection"
+        return [self.vocab[i] for i in self.labels.tolist()]
     def __len__(self): return len(self.scores)
     def __getitem__(self, i):
         if isinstance(i,int):

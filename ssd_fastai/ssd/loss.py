@@ -155,7 +155,9 @@ class SSDLoss(nn.Module):
         weight = None if class_weight is None else F.pad(torch.as_tensor(class_weight,dtype=torch.float),(1,0),value=1.)
         self.register_buffer('weight', weight) # (C+1,): background counts 1
     @property
-    def background(self): return self.kind=='multibox'
+    def background(self):
+        "Do the scores have a background column?"
+        return self.kind=='multibox'
     def forward(self,
         preds, # (scores (B, A, C), offsets (B, A, 4)) of the model
         bbox:Tensor, # (B, N, 4) objects, corners −1 to 1, padded
@@ -171,11 +173,19 @@ class SSDLoss(nn.Module):
         n = n.clamp(min=1)
         self._sums = c.detach(),b.detach(),n
         return (c+b)/n
-    def class_loss(self, scores, cls):
+    def class_loss(self,
+        scores:Tensor, # (B, A, C) as the model gives them
+        cls:Tensor, # (B, A) class of each default box; 0 is background, −1 is ignored
+    )->Tensor: # One number
         "The classification part, summed over the batch"
         if self.background: return multibox_class_loss(scores, cls, self.neg_ratio, self.min_neg, self.weight)
         return sigmoid_class_loss(scores, cls, self.kind, self.alpha, self.gamma, self.weight)
-    def sums(self, scores, offsets, bbox, label):
+    def sums(self,
+        scores:Tensor, # (B, A, C) as the model gives them
+        offsets:Tensor, # (B, A, 4)
+        bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
+        label:Tensor, # (B, N) class from 1; 0 is padding; negative: ignored
+    ): # Three numbers
         "(classification, localization, number of positives), summed over the batch, photo by photo"
         default = self.default.to(scores.device)
         with torch.no_grad(): cls,box = targets(default, bbox, label, self.thr, self.like)

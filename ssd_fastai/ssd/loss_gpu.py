@@ -28,7 +28,10 @@ class PaddedBoxes(nn.Module):
         consts = dict(lo=lo, hi=hi, area=wh.prod(-1), scale=wx/2/wh, shift=-wx*(lo+hi)/2/wh, log_shift=-ww*wh.log(),
                       factor=torch.tensor(ww), minus_one=torch.tensor(-1), last=torch.tensor(n), order=torch.arange(n))
         for k,v in consts.items(): self.register_buffer(k, v.clone(), persistent=False)
-    def encode(self, box): # (B, A, 4) → (B, A, 4) offsets
+    def encode(self,
+        box:Tensor, # (B, A, 4) boxes, corners 0 to 1
+    )->Tensor: # (B, A, 4) offsets
+        "Offsets from the default boxes, as `BoxCoder` has them"
         lo,hi = box.split(2,-1)
         mid = torch.addcmul(self.shift, lo+hi, self.scale)
         size = torch.addcmul(self.log_shift, (hi-lo).clamp(min=1e-6).log(), self.factor)
@@ -99,7 +102,12 @@ def padded_multibox(
     c = (hit*pos).sum()+neg.masked_fill(const.order>=k.unsqueeze(1),0).sum()
     return c,(diff*pos.unsqueeze(-1)).sum(),n.sum()
 
-def inside_ignored(const, bbox, label): # (B, A): default boxes that lie mostly in an object that is ignored
+def inside_ignored(
+    const:PaddedBoxes, # Default boxes
+    bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
+    label:Tensor, # (B, N) negative: ignored
+)->Tensor: # (B, A) mask
+    "Which default boxes lie mostly in an ignored object?"
     lo,hi = bbox.unsqueeze(2).split(2,-1)
     inter = (torch.minimum(hi,const.hi)-torch.maximum(lo,const.lo)).clamp_(min=0).prod(-1)
     return (inter/const.area).masked_fill_((label>=0).unsqueeze(-1),0).amax(1)>=.5
@@ -125,7 +133,12 @@ class PaddedSSDLoss(SSDLoss):
     )->bool: # Can this class compute such a loss?
         "Is there a padded version of this loss?"
         return kind=='multibox' and (coder is None or type(coder) is BoxCoder) and box_kind=='smooth_l1' and not like
-    def sums(self, scores, offsets, bbox, label):
+    def sums(self,
+        scores:Tensor, # (B, A, C) as the model gives them
+        offsets:Tensor, # (B, A, 4)
+        bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
+        label:Tensor, # (B, N) class from 1; 0 is padding; negative: ignored
+    ): # Three numbers
         "(classification, localization, number of positives), summed over the batch, in one rectangle"
         self.const = self.const.to(scores.device)
         weight = None if self.weight is None else self.weight.to(scores)

@@ -65,7 +65,9 @@ class BodyMaps(nn.Module):
         super().__init__()
         layers,at,self.chs,self.strides = cut_points(body, strides)
         self.parts = nn.ModuleList(nn.Sequential(*layers[a:b]) for a,b in zip([0]+[i+1 for i in at], [i+1 for i in at]))
-    def forward(self, x):
+    def forward(self,
+        x:Tensor, # (B, 3, h, w)
+    )->list: # (B, chs[i], h/strides[i], w/strides[i])
         maps = []
         for p in self.parts:
             x = p(x)
@@ -185,8 +187,13 @@ class SSDHead(nn.Module):
         self.classes = nn.ModuleList(nn.Conv2d(c,k*n_out,3,padding=1) for c,k in zip(outs,ks))
         self.offsets = nn.ModuleList(nn.Conv2d(c,k*4,3,padding=1) for c,k in zip(outs,ks))
     @staticmethod
-    def booster(c, n, width, drop):
-        "`n` stride-1 convolutions for a map with `c` channels"
+    def booster(
+        c:int, # Channels of the map
+        n:int, # Convolutions
+        width:int, # Channels that come out
+        drop:float, # Dropout
+    )->nn.Sequential:
+        "Stride-1 convolutions for a map"
         if not n: return nn.Sequential(*([nn.Dropout(drop)] if drop else []))
         return nn.Sequential(*[conv(width if i else c, width, drop=drop) for i in range(n)])
     def forward(self,

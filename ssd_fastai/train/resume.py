@@ -358,6 +358,7 @@ def _go_on(self:Resumable, s):
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c43
 @patch
 def after_batch(self:Resumable):
+    "Save every few batches, between two steps of the optimizer"
     if not self.active: return
     k = self.done+self.learn.iter+1
     self.due = self.due or k%self.every==0 or k==self.learn.n_iter
@@ -374,6 +375,7 @@ def _save(self:Resumable, done, finished=False):
 
 @patch
 def after_fit(self:Resumable):
+    "Save the end of the training"
     if not self.active: return
     self.active = self.unfinished = False
     if self.skipped: return

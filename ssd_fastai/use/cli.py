@@ -237,5 +237,10 @@ def _cli(f):
     print(code[0], file=sys.stderr)
     return code[1]
 
-def train_main(): sys.exit(_cli(ssd_train))
-def predict_main(): sys.exit(_cli(ssd_predict))
+def train_main():
+    "`ssd_train` in the terminal"
+    sys.exit(_cli(ssd_train))
+
+def predict_main():
+    "`ssd_predict` in the terminal"
+    sys.exit(_cli(ssd_predict))

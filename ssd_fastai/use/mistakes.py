@@ -40,7 +40,12 @@ class PhotoResult:
     def __post_init__(self):
         order = np.argsort(-self.scores, kind='mergesort')
         self.boxes,self.scores,self.labels = self.boxes[order],self.scores[order],self.labels[order]
-    def iou(self, i, j): return iou_matrix(self.boxes[i][None],self.gt_boxes[j][None])[0,0]
+    def iou(self,
+        i:int, # Number of a detection
+        j:int, # Number of an object
+    )->float: # 0 to 1
+        "IoU of a detection with an object"
+        return iou_matrix(self.boxes[i][None],self.gt_boxes[j][None])[0,0]
 
 # %% ../../nbs/use/00_mistakes.ipynb #3bc447e7
 def iou_matrix(
