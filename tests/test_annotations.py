@@ -6,7 +6,8 @@ from ssd_fastai.data.photos import photo_size
 
 def coco(tmp_path, anns, size=(64,48), cats=((3,'a'),(7,'b')), n=1):
     for i in range(n): Image.new('RGB', size).save(tmp_path/f'{i}.jpg')
-    d = dict(images=[dict(id=i*10,file_name=f'{i}.jpg',width=size[0],height=size[1]) for i in range(n)], categories=[dict(id=i,name=c) for i,c in cats],
+    d = dict(images=[dict(id=i*10,file_name=f'{i}.jpg',width=size[0],height=size[1]) for i in range(n)],
+             categories=[dict(id=i,name=c) for i,c in cats],
              annotations=[dict(id=i,image_id=0,category_id=c,bbox=b) for i,(c,b) in enumerate(anns)])
     (tmp_path/'l.json').write_text(json.dumps(d))
     return tmp_path/'l.json',tmp_path
@@ -16,8 +17,18 @@ def test_ids_with_gaps_and_empty_photos(tmp_path):
     assert a.vocab==['a','b'] and a[0].labels==['b'] and a[0].boxes.tolist()==[[1,2,11,22]]
     assert len(a)==3 and a[2].boxes.shape==(0,4) and not a.problems
 
-@pytest.mark.parametrize('box,n,action', [([5,5,0,9],0,'dropped'), ([5,5,9,0],0,'dropped'), ([5,5,-3,9],0,'dropped'), ([200,5,9,9],0,'dropped'),
-                                          ([60,40,30,30],1,'clipped'), ([-5,-5,20,20],1,'clipped'), ([float('nan'),5,9,9],0,'dropped')])
+@pytest.mark.parametrize(
+    'box,n,action',
+    [
+        ([5, 5, 0, 9], 0, 'dropped'),
+        ([5, 5, 9, 0], 0, 'dropped'),
+        ([5, 5, -3, 9], 0, 'dropped'),
+        ([200, 5, 9, 9], 0, 'dropped'),
+        ([60, 40, 30, 30], 1, 'clipped'),
+        ([-5, -5, 20, 20], 1, 'clipped'),
+        ([float('nan'), 5, 9, 9], 0, 'dropped'),
+    ],
+)
 def test_dirty_boxes(tmp_path, box, n, action):
     with pytest.warns(BoxWarning, match=action): a = read_coco(*coco(tmp_path, [(3,box),(3,[1,1,9,9])]))
     b = a[0].boxes
@@ -63,10 +74,20 @@ def test_all_bad_photos_are_named_and_can_be_left_out(tmp_path):
 
 def xml(obj='', size='<size><width>64</width><height>48</height></size>',
         fn='<filename>0.jpg</filename>'): return f'<annotation>{fn}{size}{obj}</annotation>'
-def obj(b, name='<name>a</name>'): return f'<object>{name}<bndbox>' + ''.join(f'<{k}>{v}</{k}>' for k,v in zip(('xmin','ymin','xmax','ymax'),b)) + '</bndbox></object>'
+def obj(b, name='<name>a</name>'):
+    corners = ''.join(f'<{k}>{v}</{k}>' for k,v in zip(('xmin','ymin','xmax','ymax'),b))
+    return f'<object>{name}<bndbox>{corners}</bndbox></object>'
 
-@pytest.mark.parametrize('text,say',
-                         [(xml(size='<size><width/><height>a</height></size>'),'<size>'), (xml(obj([1,1,9])),'object 0'), (xml(obj([1,1,9,'x'])),'object 0'), (xml(obj([1,1,9,9],'')),'object 0'), ('<annotation>','Is it complete')])
+@pytest.mark.parametrize(
+    'text,say',
+    [
+        (xml(size='<size><width/><height>a</height></size>'), '<size>'),
+        (xml(obj([1, 1, 9])), 'object 0'),
+        (xml(obj([1, 1, 9, 'x'])), 'object 0'),
+        (xml(obj([1, 1, 9, 9], '')), 'object 0'),
+        ('<annotation>', 'Is it complete'),
+    ],
+)
 def test_bad_xml_is_named(tmp_path, text, say):
     Image.new('RGB',(64,48)).save(tmp_path/'0.jpg')
     (tmp_path/'0.xml').write_text(text)

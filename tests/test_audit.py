@@ -24,12 +24,19 @@ class Listed(nn.Module):
         self.kept = box(m)
     def forward(self, x):
         k = self.kept
-        m = next(iter(k.values())) if isinstance(k,dict) else getattr(k,'m',None) if not isinstance(k,(list,tuple)) else k[0]
+        m = (
+            next(iter(k.values()))
+            if isinstance(k, dict)
+            else getattr(k, 'm', None)
+            if not isinstance(k, (list, tuple))
+            else k[0]
+        )
         while isinstance(m,(list,tuple)): m = m[0]
         return m(x)
 
-@pytest.mark.parametrize('box',
-                         [lambda m:[m], lambda m:(m,), lambda m:dict(a=m), lambda m:[[m]], lambda m:SimpleNamespace(m=m)])
+@pytest.mark.parametrize(
+    'box', [lambda m: [m], lambda m: (m,), lambda m: dict(a=m), lambda m: [[m]], lambda m: SimpleNamespace(m=m)]
+)
 def test_plain_containers(learn, box):
     m = learn.model.head.boosters[1]
     n = sum(p.numel() for p in m.parameters())
@@ -52,7 +59,8 @@ def test_not_in_the_optimizer_because_of_the_splitter(learn):
     class Extra(nn.Module):
         def __init__(self, m):
             super().__init__()
-            self.body,self.head,self.boxes,self.coder,self.background,self.size,self.n_classes,self.out = m.body,m.head,m.boxes,m.coder,m.background,m.size,m.n_classes,nn.Linear(4,4)
+            for k in ('body','head','boxes','coder','background','size','n_classes'): setattr(self, k, getattr(m,k))
+            self.out = nn.Linear(4,4)
         def forward(self, x):
             s,o = self.head(self.body(x))
             return self.out(s),o
@@ -70,7 +78,8 @@ def test_not_in_the_optimizer_because_it_is_older(learn):
 def test_detached(learn):
     learn.model.head.boosters[2].register_forward_hook(lambda m,i,o: o.detach())
     a = learn.audit()
-    assert set(a.what)==names(learn.model.head.boosters[2],'head.boosters.2')|names(learn.model.body.net.layer4,'body.net.layer4')     # and what lies behind it
+    behind = names(learn.model.body.net.layer4,'body.net.layer4')
+    assert set(a.what)==names(learn.model.head.boosters[2],'head.boosters.2')|behind
 
 def test_gradient_of_zero(learn):
     learn.model.head.offsets[0].register_forward_hook(lambda m,i,o: o*0)
@@ -117,8 +126,13 @@ def test_published_models_are_sound(train, valid, arch, capsys):
 def test_lost_layer_is_counted(train, valid):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        l = ssd_learner(BBoxDataLoaders.from_annotations(train[:4], valid[:2], bs=4,
-                                                         **published_input(ssdlite320_mobilenet_v3_large)), ssdlite320_mobilenet_v3_large, pretrained=False)
+        l = ssd_learner(
+            BBoxDataLoaders.from_annotations(
+                train[:4], valid[:2], bs=4, **published_input(ssdlite320_mobilenet_v3_large)
+            ),
+            ssdlite320_mobilenet_v3_large,
+            pretrained=False,
+        )
     l.model.head.boosters[0] = nn.Conv2d(672,672,1)
     a = l.audit()
     assert len(a)==1 and 'published layers have' in a.problem[0]
@@ -126,7 +140,10 @@ def test_lost_layer_is_counted(train, valid):
 def test_published_count_is_torchvisions():
     from torchvision.models.detection import SSD300_VGG16_Weights, SSDLite320_MobileNet_V3_Large_Weights
     for arch,w in ((ssd300_vgg16,SSD300_VGG16_Weights),(ssdlite320_mobilenet_v3_large,SSDLite320_MobileNet_V3_Large_Weights)):
-        assert sum(p.numel() for p in (lambda m: m.published.layers(m))(arch()).parameters())==w.COCO_V1.meta['num_params']
+        assert (
+            sum(p.numel() for p in (lambda m: m.published.layers(m))(arch()).parameters())
+            == w.COCO_V1.meta['num_params']
+        )
 
 @pytest.mark.parametrize('arch', [resnet18,mobilenet_v2,'resnet10t'], ids=lambda o:getattr(o,'__name__',o))
 @pytest.mark.parametrize('kind', ['multibox','focal'])
@@ -141,9 +158,19 @@ def test_no_trace(learn):
     learn.freeze()
     learn.model.eval()
     def state():
-        return ([v.clone() for v in learn.model.state_dict().values()], [p.requires_grad for p in learn.model.parameters()], [None if p.grad is None else p.grad.clone() for p in learn.model.parameters()],
-                [m.training for m in learn.model.modules()], [dict(h) for h in learn.opt.hypers], learn.opt.frozen_idx, [{k:v for k,v in s.items()} for s in learn.opt.state.values()],
-                torch.get_rng_state(), random.getstate(), str(np.random.get_state()), learn.dls.train.rng.getstate())
+        return (
+            [v.clone() for v in learn.model.state_dict().values()],
+            [p.requires_grad for p in learn.model.parameters()],
+            [None if p.grad is None else p.grad.clone() for p in learn.model.parameters()],
+            [m.training for m in learn.model.modules()],
+            [dict(h) for h in learn.opt.hypers],
+            learn.opt.frozen_idx,
+            [{k: v for k, v in s.items()} for s in learn.opt.state.values()],
+            torch.get_rng_state(),
+            random.getstate(),
+            str(np.random.get_state()),
+            learn.dls.train.rng.getstate(),
+        )
     def same(a, b):
         if isinstance(a,Tensor): return torch.equal(a,b)
         if isinstance(a,(list,tuple)): return len(a)==len(b) and all(map(same,a,b))

@@ -1,10 +1,8 @@
 "The terminal: bad arguments are one line, bad photos are rows, results are whole at any moment"
-import json, os, signal, subprocess, sys, time
-from pathlib import Path
+import json, signal, subprocess, sys, time
 import numpy as np, pytest
-from PIL import Image
 from ssd_fastai.all import *
-from ssd_fastai.use.cli import ResultsFile, Stop, find_arch, parse_size, photos_in, read_folder, ssd_predict, ssd_train
+from ssd_fastai.use.cli import ResultsFile, Stop, find_arch, parse_size, ssd_predict, ssd_train
 
 @pytest.fixture(scope='module')
 def detector(train, valid, tmp_path_factory):

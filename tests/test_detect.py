@@ -15,7 +15,10 @@ def outputs(kind, g):
     C = int(torch.randint(2,25,(1,),generator=g))
     default = fine[::3] if kind=='thousands' else coarse
     A = len(default)
-    o,s = torch.randn(1,A,4,generator=g)*torch.tensor([1.5,.3])[torch.randint(2,(1,),generator=g)],torch.randn(1,A,C,generator=g)
+    o, s = (
+        torch.randn(1, A, 4, generator=g) * torch.tensor([1.5, 0.3])[torch.randint(2, (1,), generator=g)],
+        torch.randn(1, A, C, generator=g),
+    )
     if kind=='none': s[...,0] += 30
     elif kind=='few':
         s[...,0] += 5
@@ -46,7 +49,8 @@ def rows(boxes, scores, labels): return {(l,s,*b) for l,s,b in zip(labels.tolist
 
 @pytest.mark.parametrize('kind', kinds)
 def test_equal_to_torchvision(theirs, kind):
-    "25 cases of each of 8 kinds. Equal scores have no order, so which of them are the last of 200 is chance, in torchvision too: all that is kept without that limit must be the same"
+    """25 cases of each of 8 kinds. Equal scores have no order, so which of them are the last of 200 is chance,
+    in torchvision too: all that is kept without that limit must be the same"""
     g = torch.Generator().manual_seed(kinds.index(kind))
     found = 0
     for i in range(25):
@@ -54,9 +58,14 @@ def test_equal_to_torchvision(theirs, kind):
         vocab = list(range(s.shape[2]-1))
         (want,),(every,) = judge(theirs,s,o,default),judge(theirs,s,o,default,detections_per_img=10**6)
         got,all_got = (detect((s,o), default, coder, [(1,1)], vocab, degenerate=True, keep=k)[0] for k in (None,10**6))
-        assert torch.allclose(got.scores,want['scores'],atol=1e-6) and torch.allclose(all_got.scores,every['scores'],atol=1e-6), i
+        assert torch.allclose(got.scores, want['scores'], atol=1e-6) and torch.allclose(
+            all_got.scores, every['scores'], atol=1e-6
+        ), i
         full = rows(every['boxes'],every['scores'],every['labels']-1)
-        assert rows(all_got.boxes,all_got.scores,all_got.labels)==full and rows(got.boxes,got.scores,got.labels)<=full, i
+        assert (
+            rows(all_got.boxes, all_got.scores, all_got.labels) == full
+            and rows(got.boxes, got.scores, got.labels) <= full
+        ), i
         if len(want['scores'].unique())==len(want['scores']):
             assert torch.equal(got.labels,want['labels']-1) and torch.allclose(got.boxes,want['boxes'],atol=1e-6)
         found += len(got)
@@ -98,7 +107,9 @@ def test_listed_path_is_the_same(background, nms):
             for x,y in zip(a,b): # equal scores, which chance brings, have no order
                 assert len(x)==len(y) and torch.allclose(x.scores,y.scores,atol=1e-6), (kind,kw)
                 alone = torch.tensor([(x.scores==v).sum()==1 for v in x.scores],dtype=torch.bool)
-                assert torch.allclose(x.boxes[alone],y.boxes[alone],atol=1e-4) and torch.equal(x.labels[alone],y.labels[alone]) and (len(x)==0 or alone.float().mean()>.9), (kind,kw)
+                assert torch.allclose(x.boxes[alone],y.boxes[alone],atol=1e-4), (kind,kw)
+                assert torch.equal(x.labels[alone],y.labels[alone]), (kind,kw)
+                assert len(x)==0 or alone.float().mean()>.9, (kind,kw)
 
 def test_list_too_short_falls_back(monkeypatch):
     import ssd_fastai.ssd.detect as d

@@ -10,7 +10,9 @@ cells,out,name = Path(sys.argv[1]),Path(sys.argv[2]),sys.argv[3]
 train,valid = (read_coco(cells/f'{o}.json', cells/'images') for o in ('train','valid'))
 set_seed(1, reproducible=True)
 dls = BBoxDataLoaders.from_annotations(train[:16], valid[:7], size=(96,128), bs=4, device='cpu', path=out)
-learn = ssd_learner(dls, 'resnet10t', pretrained=False, strides=(4,8,16), precision=sys.argv[4], metrics=coco_metrics(['AP','AP50','AR 100'])); learn.remove_cb(ProgressCallback)
+learn = ssd_learner(dls, 'resnet10t', pretrained=False, strides=(4,8,16), precision=sys.argv[4],
+                    metrics=coco_metrics(['AP','AP50','AR 100']))
+learn.remove_cb(ProgressCallback)
 rank = int(os.environ.get('RANK',0)); w = out/'w.pth'; first = not w.exists(); losses = []
 if not first: learn.model.load_state_dict(torch.load(w))
 with learn.distrib(), learn.no_logging():
@@ -19,7 +21,9 @@ with learn.distrib(), learn.no_logging():
         if rank==0: torch.save(learn.model.state_dict(), w)
     res = learn.validate()
 ev = learn.metrics[0].ev
-(out/f'{name}_{rank}.json').write_text(json.dumps(dict(res=list(map(float,res)), numbers=sorted(i['number'] for i in ev.images), objects=len(ev.anns), losses=losses, patched='forward' in learn.model.__dict__,
+(out/f'{name}_{rank}.json').write_text(json.dumps(dict(
+    res=list(map(float,res)), numbers=sorted(i['number'] for i in ev.images), objects=len(ev.anns), losses=losses,
+    patched='forward' in learn.model.__dict__,
     weights=[float(p.detach().double().norm()) for p in learn.model.parameters()])))
 '''
 

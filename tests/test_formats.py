@@ -17,7 +17,16 @@ def ann(tmp_path):
         n = 0 if i%3==0 else int(rng.integers(1,9))
         lo = rng.uniform(0,.8,(n,2))
         hi = np.minimum(lo+rng.uniform(.05,.4,(n,2)),1)
-        recs.append(Record(f,(w,h),np.concatenate([lo,hi],1)*[w,h,w,h],[vocab[k] for k in rng.integers(0,3,n)],rng.random(n)<.3,rng.random(n)<.2))
+        recs.append(
+            Record(
+                f,
+                (w, h),
+                np.concatenate([lo, hi], 1) * [w, h, w, h],
+                [vocab[k] for k in rng.integers(0, 3, n)],
+                rng.random(n) < 0.3,
+                rng.random(n) < 0.2,
+            )
+        )
     return Annotations(recs, vocab)
 
 def there_and_back(ann, fmt, d):
@@ -56,7 +65,8 @@ def test_yolo_layouts(ann, tmp_path):
     with pytest.raises(FileNotFoundError, match="for 'test'"): read_yolo(root,'test')
 
 @pytest.mark.parametrize('line,say',
-                         [('0 .5 .5 .1','has 3 numbers'), ('9 .5 .5 .1 .1','class 9'), ('0.5 .5 .5 .1 .1','class 0.5'), ('cat .5 .5 .1 .1','not a class number'), ('0 .1 .1 .2 .2 .3','has 5 numbers')])
+                         [('0 .5 .5 .1','has 3 numbers'), ('9 .5 .5 .1 .1','class 9'), ('0.5 .5 .5 .1 .1','class 0.5'),
+                          ('cat .5 .5 .1 .1','not a class number'), ('0 .1 .1 .2 .2 .3','has 5 numbers')])
 def test_yolo_bad_lines(ann, tmp_path, line, say):
     root = ann.to_yolo(tmp_path/'y')
     t = next((root/'labels/train').glob('p1 *.txt'))
@@ -88,11 +98,15 @@ def test_nothing_outside_the_folder(tmp_path):
     imgs = tmp_path/'imgs'
     imgs.mkdir()
     for name in ('../secret.jpg', str(secret), 'a/../../secret.jpg'):
-        (tmp_path/'c.json').write_text(json.dumps(dict(images=[dict(id=1,file_name=name)],categories=[],annotations=[])))
+        (tmp_path / 'c.json').write_text(
+            json.dumps(dict(images=[dict(id=1, file_name=name)], categories=[], annotations=[]))
+        )
         with pytest.raises(ValueError, match='not inside'): read_coco(tmp_path/'c.json', imgs)
         with pytest.raises(ValueError, match='not inside'):
             read_csv(pd.DataFrame(dict(path=[name],label=['a'],x0=1,y0=1,x1=9,y1=9)), imgs)
-        (imgs/'v.xml').write_text(f'<annotation><filename>{name}</filename><size><width>64</width><height>48</height></size></annotation>')
+        (imgs / 'v.xml').write_text(
+            f'<annotation><filename>{name}</filename><size><width>64</width><height>48</height></size></annotation>'
+        )
         with pytest.raises(ValueError, match='not inside'): read_voc(imgs, imgs)
 
 def test_entity_bomb(tmp_path):

@@ -145,7 +145,9 @@ def test_groups_freeze_and_effective_rates(train, valid):
     class Effective(Callback):
         run_valid,order = False,20
         def before_fit(self): self.moved = {}
-        def before_step(self): self.was = {p:(p.detach().clone(),p.grad.clone()) for p in self.learn.model.parameters() if p.grad is not None}
+        def before_step(self):
+            ps = [p for p in self.learn.model.parameters() if p.grad is not None]
+            self.was = {p:(p.detach().clone(),p.grad.clone()) for p in ps}
         def after_step(self):
             for p in self.learn.model.parameters():
                 w,g = self.was.get(p,(p,torch.zeros_like(p)))

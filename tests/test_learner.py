@@ -41,7 +41,16 @@ def test_metric_equals_pycocotools_by_hand(learn):
     for i,r in enumerate(rs):
         for (x0,y0,x1,y1),l in zip(r.boxes.tolist(),r.labels):
             k += 1
-            gt.dataset['annotations'].append(dict(id=k,image_id=i+1,category_id=names.index(l)+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=0))
+            gt.dataset['annotations'].append(
+                dict(
+                    id=k,
+                    image_id=i + 1,
+                    category_id=names.index(l) + 1,
+                    bbox=[x0, y0, x1 - x0, y1 - y0],
+                    area=(x1 - x0) * (y1 - y0),
+                    iscrowd=0,
+                )
+            )
     gt.createIndex()
     res = [row for i,r in enumerate(rs) for row in learn.predict(r.path,min_score=.01,keep=100).to_coco(i+1)]
     ev = COCOeval(gt, gt.loadRes(res), 'bbox')
@@ -72,9 +81,20 @@ def test_twice_as_large_exactly(learn):
     photo = open_photo(learn.dls.records[1][0].path).resize((160,120))
     one = learn.predict(photo)
     h,w = learn.dls.size
-    two = detect(learn.model(compose_tfms(TensorImage(torch.from_numpy(np.array(photo)).permute(2,0,1)[None]),
-                                          learn.dls.valid.after_batch.fs,
-                                          split_idx=1)), learn.model.boxes, learn.model.coder, [(2*w,2*h)], learn.dls.vocab, min_score=.3)[0]
+    two = detect(
+        learn.model(
+            compose_tfms(
+                TensorImage(torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]),
+                learn.dls.valid.after_batch.fs,
+                split_idx=1,
+            )
+        ),
+        learn.model.boxes,
+        learn.model.coder,
+        [(2 * w, 2 * h)],
+        learn.dls.vocab,
+        min_score=0.3,
+    )[0]
     assert torch.allclose(two.boxes, one.boxes*2, atol=1e-3)
 
 def test_no_nms_is_a_superset(learn):
@@ -254,7 +274,6 @@ def test_bf16_is_gone_after_an_error(train, valid, error):
 
 def test_predict_folder_keeps_all_pictures(valid, tmp_path, capsys):
     import shutil
-    from ssd_fastai.use.cli import ssd_predict
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         l = ssd_learner(BBoxDataLoaders.from_annotations(valid[:4],valid[:4],size=64,bs=4,path=tmp_path), 'resnet10t',
@@ -281,16 +300,21 @@ def test_predict_folder_keeps_all_pictures(valid, tmp_path, capsys):
     assert {r['file_name'] for r in rows}=={f'a/1{ext}',f'b/1{ext}','c.png','c.bmp'}
 
 def test_user_folder_voc_from_the_command_line(bccd, tmp_path):
-    from ssd_fastai.use.cli import read_folder
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         a,b = read_folder(bccd)
     assert (len(a),len(b))==(292,72) and set(a.vocab)=={'RBC','WBC','Platelets'}
 
-@pytest.mark.parametrize('files,want',
-                         [(('train','val','trainval'),(6,4)),(('train','val','trainval','test'),(10,2)),(('trainval',),(8,2)),((),(10,2))])
+@pytest.mark.parametrize(
+    'files,want',
+    [
+        (('train', 'val', 'trainval'), (6, 4)),
+        (('train', 'val', 'trainval', 'test'), (10, 2)),
+        (('trainval',), (8, 2)),
+        ((), (10, 2)),
+    ],
+)
 def test_voc_folders_never_leak(valid, tmp_path, files, want):
-    from ssd_fastai.use.cli import read_folder
     a = valid[:12]
     a.to_voc(tmp_path/'Annotations')
     (tmp_path/'JPEGImages').symlink_to(valid.folder())
@@ -309,7 +333,11 @@ def test_auto_precision_asks_the_clock(train, valid, monkeypatch, capsys, faster
     monkeypatch.setattr(torch.backends.cudnn,'deterministic',False)
     monkeypatch.setattr(p,'cpu_has_bf16',lambda: True)
     asked = []
-    monkeypatch.setattr(p,'time_precisions',lambda model,size: asked.append(size) or {'fp32':1.,'bf16':.5 if faster=='bf16' else 2.})
+    monkeypatch.setattr(
+        p,
+        'time_precisions',
+        lambda model, size: asked.append(size) or {'fp32': 1.0, 'bf16': 0.5 if faster == 'bf16' else 2.0},
+    )
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=64, bs=4)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

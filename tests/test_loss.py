@@ -157,7 +157,17 @@ def test_ignored_objects_are_neither():
     assert torch.allclose(x.grad,y.grad,atol=1e-6)
 
 def test_ignored_from_file_to_metric(valid):
-    rs = [Record(r.path,r.size,r.boxes,r.labels,crowd=[i==0 for i in range(len(r.labels))],difficult=[i==1 for i in range(len(r.labels))]) for r in valid[:8]]
+    rs = [
+        Record(
+            r.path,
+            r.size,
+            r.boxes,
+            r.labels,
+            crowd=[i == 0 for i in range(len(r.labels))],
+            difficult=[i == 1 for i in range(len(r.labels))],
+        )
+        for r in valid[:8]
+    ]
     dls = BBoxDataLoaders.from_annotations(Annotations(rs,valid.vocab), Annotations(rs,valid.vocab), size=64, bs=4,
                                            item_tfms=[BoxResize(64)])
     n = sum(len(r.labels) for r in rs)
@@ -195,13 +205,27 @@ def test_padded_forgets_hardly_anybody(kind, most):
 
 class Count(TorchDispatchMode):
     "Operations that do work (not those that only look at memory in another shape), and questions to the device"
-    looks = ('view','expand','slice','unsqueeze','select','split','squeeze','alias','detach','permute','as_strided','lift_fresh')
+    looks = (
+        'view',
+        'expand',
+        'slice',
+        'unsqueeze',
+        'select',
+        'split',
+        'squeeze',
+        'alias',
+        'detach',
+        'permute',
+        'as_strided',
+        'lift_fresh',
+    )
     def __init__(self):
         super().__init__()
         self.ops,self.asks = [],[]
     def __torch_dispatch__(self, f, types, args=(), kwargs=None):
         name = str(f)
-        (self.asks if any(o in name for o in ('_local_scalar_dense','nonzero','aten.equal','item')) else self.ops if not any(o in name for o in self.looks) else []).append(name)
+        asks = any(o in name for o in ('_local_scalar_dense','nonzero','aten.equal','item'))
+        (self.asks if asks else [] if any(o in name for o in self.looks) else self.ops).append(name)
         return f(*args,**(kwargs or {}))
 
 def test_padded_loss_is_few_operations_and_asks_nothing():
@@ -242,7 +266,10 @@ def test_class_weights(train):
         with pytest.raises(ValueError, match='wbc|heavy'): class_weights(train,train.vocab,bad)
     s,o = torch.randn(1,len(default),4),torch.zeros(1,len(default),4)
     bb,ll = pad([torch.tensor([[.1,.1,.5,.5]])],[torch.tensor([2])])
-    plain,heavy = SSDLoss(default,min_neg=0,neg_ratio=0),SSDLoss(default,min_neg=0,neg_ratio=0,class_weight=torch.tensor([1.,4.,1.]))
+    plain, heavy = (
+        SSDLoss(default, min_neg=0, neg_ratio=0),
+        SSDLoss(default, min_neg=0, neg_ratio=0, class_weight=torch.tensor([1.0, 4.0, 1.0])),
+    )
     assert torch.allclose(heavy((s,o),bb,ll),4*plain((s,o),bb,ll))
 
 def test_giou_is_torchvisions():
@@ -254,8 +281,11 @@ def test_giou_is_torchvisions():
     loss((torch.zeros(1,len(default),4),o),bb,ll)
     cls,box = targets(default,(bb+1)/2,ll)
     pos = cls>0
-    assert torch.allclose(loss.parts['box'],
-                          generalized_box_iou_loss(loss.coder.decode(o,default)[pos],box[pos],reduction='sum')/pos.sum(), rtol=1e-5)
+    assert torch.allclose(
+        loss.parts['box'],
+        generalized_box_iou_loss(loss.coder.decode(o, default)[pos], box[pos], reduction='sum') / pos.sum(),
+        rtol=1e-5,
+    )
     with pytest.raises(ValueError, match='box_kind'): SSDLoss(default,box_kind='l7')
 
 def test_priors_and_bias(train):
@@ -273,7 +303,16 @@ def test_priors_and_bias(train):
 
 def test_learner_uses_choices(train, valid):
     dls = BBoxDataLoaders.from_annotations(train[:24], valid[:8], size=(128,128), bs=8)
-    l = ssd_learner(dls,'resnet10t',pretrained=False,width=32,boxes='ssd300_voc',class_weight={'Platelets':2},loss_kw=dict(min_neg=5),metrics=loss_parts())
+    l = ssd_learner(
+        dls,
+        'resnet10t',
+        pretrained=False,
+        width=32,
+        boxes='ssd300_voc',
+        class_weight={'Platelets': 2},
+        loss_kw=dict(min_neg=5),
+        metrics=loss_parts(),
+    )
     assert l.model.grids==[(16,16),(8,8),(4,4),(2,2),(1,1),(1,1)]
     assert torch.allclose(l.default_boxes.shapes[1][0],torch.tensor([.2,.2]))
     assert l.loss_func.min_neg==5 and l.loss_func.weight.tolist()==[1,1,1,2] and l.loss_func.ignore is False

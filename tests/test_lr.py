@@ -67,7 +67,8 @@ def draw(rng):
     return cv,x,y,lo,hi
 
 def grade(seeds):
-    "(found, there) of steepest points and of turns of the gradient beside them; points in the excluded zone; points that are nowhere; errors in decades"
+    """(found, there) of steepest points and of turns of the gradient beside them; points in the excluded zone;
+    points that are nowhere; errors in decades"""
     n = dict(steep=[0,0], turns=[0,0], excluded=0, made_up=0)
     errs = []
     for s in seeds:
@@ -104,8 +105,20 @@ def test_known_inflections_of_200_curves():
     assert n['excluded']==more['excluded']==0 and n['made_up']<=.03*n['steep'][1]
     assert np.median(errs)<.05
 
-@pytest.mark.parametrize('losses,says', [([2.]*100,'nowhere'), (np.linspace(3,1,100),'evenly'), (np.linspace(1,3,100),'explodes from'), ([2,1],'2 losses'), ([],'0 losses'), ([np.nan]*50,'0 losses'),
-    ([2.]*4+[np.inf]*50,'4 losses'), (2+np.random.default_rng(0).normal(0,.1,100),'nowhere')], ids='flat falling rising two none nan inf noise'.split())
+@pytest.mark.parametrize(
+    'losses,says',
+    [
+        ([2.0] * 100, 'nowhere'),
+        (np.linspace(3, 1, 100), 'evenly'),
+        (np.linspace(1, 3, 100), 'explodes from'),
+        ([2, 1], '2 losses'),
+        ([], '0 losses'),
+        ([np.nan] * 50, '0 losses'),
+        ([2.0] * 4 + [np.inf] * 50, '4 losses'),
+        (2 + np.random.default_rng(0).normal(0, 0.1, 100), 'nowhere'),
+    ],
+    ids='flat falling rising two none nan inf noise'.split(),
+)
 def test_degenerate_curves_say_why(losses, says):
     lrs = np.geomspace(1e-7,1,len(losses))
     with pytest.warns(UserWarning, match=says): r = lr_inflections(lrs, losses)
@@ -159,7 +172,11 @@ def test_learner_is_as_it_was(train, valid):
     l = small(train, valid)
     with l.no_bar(),l.no_logging(): l.fit(1, 1e-3)
     flat = lambda sd: [v.clone() for s in sd['state'] for v in s.values() if isinstance(v,Tensor)]
-    before = {k:v.clone() for k,v in l.model.state_dict().items()},flat(l.opt.state_dict()),[dict(h) for h in l.opt.hypers]
+    before = (
+        {k: v.clone() for k, v in l.model.state_dict().items()},
+        flat(l.opt.state_dict()),
+        [dict(h) for h in l.opt.hypers],
+    )
     dice = random.getstate(),np.random.get_state()[1].copy(),torch.get_rng_state(),l.dls.train.rng.getstate()
     with l.no_bar(),warnings.catch_warnings():
         warnings.simplefilter('ignore')

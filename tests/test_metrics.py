@@ -30,10 +30,28 @@ def case(seed):
 def by_hand(vocab, photos):
     gt,ann,dets = COCO(),[],[]
     for i,(b,l,ig,d,s,c) in enumerate(photos,1):
-        ann += [dict(id=0,image_id=i,category_id=int(k)+1,bbox=[x0,y0,x1-x0,y1-y0],area=(x1-x0)*(y1-y0),iscrowd=int(g)) for (x0,y0,x1,y1),k,g in zip(b,l,ig)]
-        dets += [dict(image_id=i,category_id=int(k)+1,bbox=[x0,y0,x1-x0,y1-y0],score=float(v)) for (x0,y0,x1,y1),v,k in sorted(zip(d,s,c),key=lambda o:-o[1])]
+        ann += [
+            dict(
+                id=0,
+                image_id=i,
+                category_id=int(k) + 1,
+                bbox=[x0, y0, x1 - x0, y1 - y0],
+                area=(x1 - x0) * (y1 - y0),
+                iscrowd=int(g),
+            )
+            for (x0, y0, x1, y1), k, g in zip(b, l, ig)
+        ]
+        dets += [
+            dict(image_id=i, category_id=int(k) + 1, bbox=[x0, y0, x1 - x0, y1 - y0], score=float(v))
+            for (x0, y0, x1, y1), v, k in sorted(zip(d, s, c), key=lambda o: -o[1])
+        ]
     for i,a in enumerate(ann,1): a['id'] = i
-    gt.dataset = dict(info={},images=[dict(id=i) for i in range(1,len(photos)+1)],annotations=ann,categories=[dict(id=i+1,name=v) for i,v in enumerate(vocab)])
+    gt.dataset = dict(
+        info={},
+        images=[dict(id=i) for i in range(1, len(photos) + 1)],
+        annotations=ann,
+        categories=[dict(id=i + 1, name=v) for i, v in enumerate(vocab)],
+    )
     if not ann or not dets: return None
     with contextlib.redirect_stdout(io.StringIO()):
         gt.createIndex()

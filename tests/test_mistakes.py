@@ -195,7 +195,7 @@ def test_interval_covers():
     assert .93<=inside/400<=.97, inside/400
 
 def test_equal_detectors_are_not_told_apart():
-    "Two detectors of the same quality on the same 60 photos: a verdict in 5 % of pairs (of 200: 10, and twice 3.1 for the luck of the draw)"
+    "Two detectors of the same quality on the same 60 photos: a verdict in 5 % of 200 pairs (10 ± twice 3.1)"
     wrong = 0
     for seed in range(200):
         a,b = (population(60,.85,seed,i) for i in (0,1))
@@ -203,7 +203,10 @@ def test_equal_detectors_are_not_told_apart():
     assert wrong<=16, wrong
 
 def test_bad_input(trained, valid):
-    cell,nothing = (np.array([[0.,0,9,9]]),np.array([0]),np.array([False])),(np.zeros((0,4)),np.zeros(0),np.zeros(0,int))
+    cell, nothing = (
+        (np.array([[0.0, 0, 9, 9]]), np.array([0]), np.array([False])),
+        (np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)),
+    )
     empty = [PhotoResult(Path('a.jpg'), *cell, *nothing)]
     mis = Mistakes(empty,['cell'])
     assert mis.table().kind.tolist()==['missed'] and mis.kinds().number['missed']==1

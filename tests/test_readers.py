@@ -1,7 +1,7 @@
 "Labels as tools write them, labels as people break them: read right, or refused by name; never read wrong without a word"
 import json, os, random, time, warnings
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
+import numpy as np, pytest
 from PIL import Image
 from ssd_fastai.all import *
 from ssd_fastai.data.annotations import LabelError, as_flag, as_name, as_number, decode, find_photo
@@ -53,17 +53,28 @@ def changed(**kw):
     return d
 
 coco_dialects = {
-    'COCO':coco_dict(),
-    'Roboflow':coco_dict(info=dict(description=''), licenses=[], categories=[
-        dict(id=0,name='pets',supercategory='none'), dict(id=1,name='cat',supercategory='pets'), dict(id=2,name='dog',supercategory='pets')]),
-    'Label Studio':changed(images__file_name=lambda n: f'../../label-studio/data/media/upload/1/{n}'.replace('../../','images/')),
-    'Label Studio, Windows':changed(images__file_name=lambda n: f'images\\{n}'),
-    'CVAT':changed(annotations__attributes=lambda _: dict(occluded=False), annotations__segmentation=lambda _: []),
-    'text ids':changed(images__id=str, annotations__image_id=str, categories__id=str, annotations__category_id=str),
-    'text sizes':changed(images__width=str, images__height=str),
-    'no sizes':changed(images__width=lambda _: None, images__height=lambda _: -1),
-    'numbers as text':changed(annotations__bbox=lambda b: [str(v) for v in b], annotations__iscrowd=lambda _: '0'),
-    'web codes':changed(images__file_name=lambda n: f'my%20photos/{n}'),
+    'COCO': coco_dict(),
+    'Roboflow': coco_dict(
+        info=dict(description=''),
+        licenses=[],
+        categories=[
+            dict(id=0, name='pets', supercategory='none'),
+            dict(id=1, name='cat', supercategory='pets'),
+            dict(id=2, name='dog', supercategory='pets'),
+        ],
+    ),
+    'Label Studio': changed(
+        images__file_name=lambda n: f'../../label-studio/data/media/upload/1/{n}'.replace('../../', 'images/')
+    ),
+    'Label Studio, Windows': changed(images__file_name=lambda n: f'images\\{n}'),
+    'CVAT': changed(annotations__attributes=lambda _: dict(occluded=False), annotations__segmentation=lambda _: []),
+    'text ids': changed(
+        images__id=str, annotations__image_id=str, categories__id=str, annotations__category_id=str
+    ),
+    'text sizes': changed(images__width=str, images__height=str),
+    'no sizes': changed(images__width=lambda _: None, images__height=lambda _: -1),
+    'numbers as text': changed(annotations__bbox=lambda b: [str(v) for v in b], annotations__iscrowd=lambda _: '0'),
+    'web codes': changed(images__file_name=lambda n: f'my%20photos/{n}'),
 }
 
 @pytest.mark.parametrize('name', coco_dialects)
@@ -109,8 +120,23 @@ def test_a_grouping_category_goes_a_class_without_boxes_stays(tmp_path):
     a,said = told(read_coco, write(tmp_path/'x.json',json.dumps(coco_dict(categories=cats))), photos(tmp_path/'p'))
     assert a.vocab==['cat','dog','cow'] and 'groups others' in said
 
-@pytest.mark.parametrize('v,want', [(None,False),(0,False),('0',False),(0.,False),(False,False),('false',False),('No',False),
-                                    (1,True),('1',True),(True,True),('true',True),('YES',True)])
+@pytest.mark.parametrize(
+    'v,want',
+    [
+        (None, False),
+        (0, False),
+        ('0', False),
+        (0.0, False),
+        (False, False),
+        ('false', False),
+        ('No', False),
+        (1, True),
+        ('1', True),
+        (True, True),
+        ('true', True),
+        ('YES', True),
+    ],
+)
 def test_flags(v, want): assert as_flag(v,'x')==want
 
 @pytest.mark.parametrize('v', ['maybe',2,-1,[],'1.5'])
@@ -136,20 +162,28 @@ def voc_xml(name, box, photo, more='', flag='0',
 a_box,b_box = (10,10,50,40),(20,5,90,60)
 decl = '<?xml version="1.0" encoding="{}"?>\n'
 voc_dialects = {
-    'labelImg':lambda n,b,p: voc_xml(n,b,p,'<folder>x</folder><path>C:\\x\\y.jpg</path><source><database>Unknown</database></source>'),
-    'VoTT':lambda n,b,p: '<annotation verified="yes">'+voc_xml(n,[float(v) for v in b],p)[len('<annotation>'):],
-    'CVAT':lambda n,b,p: voc_xml(n,[f'{v:.2f}' for v in b],p,flag='False'),
-    'Roboflow':lambda n,b,p: voc_xml(n,b,p.replace('.','_jpg.rf.123.')),
-    'without size':lambda n,b,p: voc_xml(n,b,p,size=''),
-    'size 0':lambda n,b,p: voc_xml(n,b,p,size='<size><width>0</width><height>0</height></size>'),
-    'a stale name':lambda n,b,p: voc_xml(n,b,'old.jpg'),
-    'no name':lambda n,b,p: voc_xml(n,b,''),
-    'spaces':lambda n,b,p: voc_xml(f'  {n} ',[f' {v} ' for v in b],p,flag=' 0 '),
-    'a namespace':lambda n,b,p: voc_xml(n,b,p).replace('<annotation>','<annotation xmlns="http://x.org/voc">'),
-    'latin-1':lambda n,b,p: (decl.format('iso-8859-1')+voc_xml(n,b,p,'<source>Käfer</source>')).encode('latin-1'),
-    'gb2312':lambda n,b,p: (decl.format('gb2312')+voc_xml(n,b,p,'<source>猫</source>')).encode('gb2312'),
-    'utf-16':lambda n,b,p: (decl.format('utf-16')+voc_xml(n,b,p)).encode('utf-16'),
-    'corners exchanged':lambda n,b,p: voc_xml(n,(b[2],b[3],b[0],b[1]),p),
+    'labelImg': lambda n, b, p: voc_xml(
+        n, b, p, '<folder>x</folder><path>C:\\x\\y.jpg</path><source><database>Unknown</database></source>'
+    ),
+    'VoTT': lambda n, b, p: (
+        '<annotation verified="yes">' + voc_xml(n, [float(v) for v in b], p)[len('<annotation>') :]
+    ),
+    'CVAT': lambda n, b, p: voc_xml(n, [f'{v:.2f}' for v in b], p, flag='False'),
+    'Roboflow': lambda n, b, p: voc_xml(n, b, p.replace('.', '_jpg.rf.123.')),
+    'without size': lambda n, b, p: voc_xml(n, b, p, size=''),
+    'size 0': lambda n, b, p: voc_xml(n, b, p, size='<size><width>0</width><height>0</height></size>'),
+    'a stale name': lambda n, b, p: voc_xml(n, b, 'old.jpg'),
+    'no name': lambda n, b, p: voc_xml(n, b, ''),
+    'spaces': lambda n, b, p: voc_xml(f'  {n} ', [f' {v} ' for v in b], p, flag=' 0 '),
+    'a namespace': lambda n, b, p: voc_xml(n, b, p).replace(
+        '<annotation>', '<annotation xmlns="http://x.org/voc">'
+    ),
+    'latin-1': lambda n, b, p: (decl.format('iso-8859-1') + voc_xml(n, b, p, '<source>Käfer</source>')).encode(
+        'latin-1'
+    ),
+    'gb2312': lambda n, b, p: (decl.format('gb2312') + voc_xml(n, b, p, '<source>猫</source>')).encode('gb2312'),
+    'utf-16': lambda n, b, p: (decl.format('utf-16') + voc_xml(n, b, p)).encode('utf-16'),
+    'corners exchanged': lambda n, b, p: voc_xml(n, (b[2], b[3], b[0], b[1]), p),
 }
 
 @pytest.mark.parametrize('name', voc_dialects)
@@ -199,23 +233,33 @@ def yolo(root, yaml='train: images/train\nnames: [cat, dog]\n', imgs='images/tra
     if yaml: write(root/'data.yaml', yaml)
     return root
 
-def poly(c, b): return f'{c} '+' '.join(f'{x/96} {y/64}' for x,y in ((b[0],b[1]),(b[2],b[1]),(b[2],b[3]),(b[0],b[3]),(b[0],b[1]+1)))
+def poly(c, b):
+    points = (b[0],b[1]),(b[2],b[1]),(b[2],b[3]),(b[0],b[3]),(b[0],b[1]+1)
+    return f'{c} '+' '.join(f'{x/96} {y/64}' for x,y in points)
 
 yolo_dialects = {
-    'Ultralytics':dict(yaml='path: ../datasets/x\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n'),
-    'Roboflow':dict(yaml='train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ["cat", "dog"]\nroboflow:\n  version: 3\n',
-                    imgs='train/images', labels='train/labels'),
-    'numbers as text':dict(yaml='train: images/train\nnames: {"0": cat, "1": dog}\n'),
-    'an absolute path of another machine':dict(yaml='train: /home/me/x/images/train\nnames: [cat, dog]\n'),
-    'a Windows path':dict(yaml='train: C:\\Users\\me\\x\\images\\train\nnames: [cat, dog]\n'),
-    'several folders':dict(yaml='train: [images/train]\nnames: [cat, dog]\n'),
-    'labels beside photos':dict(imgs='all', labels='all', yaml='train: all\nnames: [cat, dog]\n'),
-    'upper case':dict(end='.TXT'),
-    'CRLF and tabs':dict(a=line(0,a_box).replace(' ','\t')+'\r\n', b=line(1,b_box)+'\r\n\r\n'),
-    'polygons':dict(a=poly(0,a_box), b=poly(1,b_box)),
-    'poses':dict(yaml='train: images/train\nkpt_shape: [2, 3]\nnames: [cat, dog]\n',
-                 a=line(0,a_box)+' .1 .1 2 .2 .2 0', b=line(1,b_box)+' .1 .1 2 .2 .2 1'),
-    'no folders named':dict(yaml='names: [cat, dog]\n'),
+    'Ultralytics': dict(
+        yaml='path: ../datasets/x\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n'
+    ),
+    'Roboflow': dict(
+        yaml='train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ["cat", "dog"]\nroboflow:\n  version: 3\n',
+        imgs='train/images',
+        labels='train/labels',
+    ),
+    'numbers as text': dict(yaml='train: images/train\nnames: {"0": cat, "1": dog}\n'),
+    'an absolute path of another machine': dict(yaml='train: /home/me/x/images/train\nnames: [cat, dog]\n'),
+    'a Windows path': dict(yaml='train: C:\\Users\\me\\x\\images\\train\nnames: [cat, dog]\n'),
+    'several folders': dict(yaml='train: [images/train]\nnames: [cat, dog]\n'),
+    'labels beside photos': dict(imgs='all', labels='all', yaml='train: all\nnames: [cat, dog]\n'),
+    'upper case': dict(end='.TXT'),
+    'CRLF and tabs': dict(a=line(0, a_box).replace(' ', '\t') + '\r\n', b=line(1, b_box) + '\r\n\r\n'),
+    'polygons': dict(a=poly(0, a_box), b=poly(1, b_box)),
+    'poses': dict(
+        yaml='train: images/train\nkpt_shape: [2, 3]\nnames: [cat, dog]\n',
+        a=line(0, a_box) + ' .1 .1 2 .2 .2 0',
+        b=line(1, b_box) + ' .1 .1 2 .2 .2 1',
+    ),
+    'no folders named': dict(yaml='names: [cat, dog]\n'),
 }
 
 @pytest.mark.parametrize('name', yolo_dialects)
@@ -232,8 +276,15 @@ def test_lists_of_photos(tmp_path):
     write(root/'val.txt', '/data/elsewhere/images/train/b.jpg\n')
     assert [r.labels for r in read_yolo(root)]==[['cat']] and [r.labels for r in read_yolo(root,'valid')]==[['dog']]
 
-@pytest.mark.parametrize('names,vocab',
-                         [('[yes, no]',['yes','no']), ('[1, 007]',['1','007']), ('["a ", b]',['a','b']), ('{1: b, 0: a}',['a','b'])])
+@pytest.mark.parametrize(
+    'names,vocab',
+    [
+        ('[yes, no]', ['yes', 'no']),
+        ('[1, 007]', ['1', '007']),
+        ('["a ", b]', ['a', 'b']),
+        ('{1: b, 0: a}', ['a', 'b']),
+    ],
+)
 def test_yolo_names_are_text(tmp_path, names,
                              vocab): assert read_yolo(yolo(tmp_path/'y', f'train: images/train\nnames: {names}\n')).vocab==vocab
 
@@ -242,8 +293,17 @@ def test_numbers_of_classes_count_not_their_order(tmp_path):
                 b=line(5,b_box))
     same(read_yolo(root))
 
-@pytest.mark.parametrize('yaml,say', [('names: &x [a]\ntrain: *x\n','aliases'), ('names: []\n','no `names`'), ('a','names no classes'),
-                                      ('names: {x: a}\n','not the number'), ('names: [[a]]\n','not a name'), ('names: [a','cannot be read')])
+@pytest.mark.parametrize(
+    'yaml,say',
+    [
+        ('names: &x [a]\ntrain: *x\n', 'aliases'),
+        ('names: []\n', 'no `names`'),
+        ('a', 'names no classes'),
+        ('names: {x: a}\n', 'not the number'),
+        ('names: [[a]]\n', 'not a name'),
+        ('names: [a', 'cannot be read'),
+    ],
+)
 def test_bad_yaml_is_named(tmp_path, yaml, say):
     with pytest.raises(ValueError, match=say.replace('[','\\[')) as e: read_yolo(yolo(tmp_path/'y', yaml))
     assert 'data.yaml' in str(e.value)
@@ -264,17 +324,21 @@ def test_what_has_no_partner_is_counted(tmp_path):
 # CSV
 
 csv_dialects = {
-    'ours':'path,label,x0,y0,x1,y1\na.jpg,cat,10,10,50,40\nb.jpg,dog,20,5,90,60\n',
-    'semicolons':'path;label;x0;y0;x1;y1\na.jpg;cat;10;10;50;40\nb.jpg;dog;20;5;90;60\n',
-    'tabs':'path\tlabel\tx0\ty0\tx1\ty1\na.jpg\tcat\t10\t10\t50\t40\nb.jpg\tdog\t20\t5\t90\t60\n',
-    'spaces':'path, label, x0, y0, x1, y1\na.jpg, cat, 10, 10, 50, 40\nb.jpg, dog, 20, 5, 90, 60\n',
-    'a mark and CRLF':'\ufeffpath,label,x0,y0,x1,y1\r\na.jpg,cat,10,10,50,40\r\nb.jpg,dog,20,5,90,60\r\n',
-    'quotes':'"path","label","x0","y0","x1","y1"\n"a.jpg","cat","10","10","50","40"\n"b.jpg","dog","20","5","90","60"\n',
-    'floats':'path,label,x0,y0,x1,y1\na.jpg,cat,10.0,10.0,50.0,40.0\nb.jpg,dog,2e1,5.,90,60\n',
-    'other paths':'path,label,x0,y0,x1,y1\n./images/a.jpg,cat,10,10,50,40\nC:\\x\\b.jpg,dog,20,5,90,60\n',
-    'exchanged':'path,label,x0,y0,x1,y1\na.jpg,cat,50,40,10,10\nb.jpg,dog,20,5,90,60\n',
-    'fractions':'path,label,x0,y0,x1,y1\n' + ''.join(f'{n},{l},{b[0]/96},{b[1]/64},{b[2]/96},{b[3]/64}\n' for n,l,b in (('a.jpg','cat',a_box),('b.jpg','dog',b_box))),
-    'more columns':'id,path,label,x0,y0,x1,y1,split\n1,a.jpg,cat,10,10,50,40,train\n2,b.jpg,dog,20,5,90,60,train\n',
+    'ours': 'path,label,x0,y0,x1,y1\na.jpg,cat,10,10,50,40\nb.jpg,dog,20,5,90,60\n',
+    'semicolons': 'path;label;x0;y0;x1;y1\na.jpg;cat;10;10;50;40\nb.jpg;dog;20;5;90;60\n',
+    'tabs': 'path\tlabel\tx0\ty0\tx1\ty1\na.jpg\tcat\t10\t10\t50\t40\nb.jpg\tdog\t20\t5\t90\t60\n',
+    'spaces': 'path, label, x0, y0, x1, y1\na.jpg, cat, 10, 10, 50, 40\nb.jpg, dog, 20, 5, 90, 60\n',
+    'a mark and CRLF': '\ufeffpath,label,x0,y0,x1,y1\r\na.jpg,cat,10,10,50,40\r\nb.jpg,dog,20,5,90,60\r\n',
+    'quotes': '"path","label","x0","y0","x1","y1"\n"a.jpg","cat","10","10","50","40"\n"b.jpg","dog","20","5","90","60"\n',
+    'floats': 'path,label,x0,y0,x1,y1\na.jpg,cat,10.0,10.0,50.0,40.0\nb.jpg,dog,2e1,5.,90,60\n',
+    'other paths': 'path,label,x0,y0,x1,y1\n./images/a.jpg,cat,10,10,50,40\nC:\\x\\b.jpg,dog,20,5,90,60\n',
+    'exchanged': 'path,label,x0,y0,x1,y1\na.jpg,cat,50,40,10,10\nb.jpg,dog,20,5,90,60\n',
+    'fractions': 'path,label,x0,y0,x1,y1\n'
+    + ''.join(
+        f'{n},{l},{b[0] / 96},{b[1] / 64},{b[2] / 96},{b[3] / 64}\n'
+        for n, l, b in (('a.jpg', 'cat', a_box), ('b.jpg', 'dog', b_box))
+    ),
+    'more columns': 'id,path,label,x0,y0,x1,y1,split\n1,a.jpg,cat,10,10,50,40,train\n2,b.jpg,dog,20,5,90,60,train\n',
 }
 
 @pytest.mark.parametrize('name', csv_dialects)
@@ -283,8 +347,11 @@ def test_csv_dialects(tmp_path, name):
     same(a)
     assert bool(said)==(name in ('exchanged','fractions'))
 
-@pytest.mark.parametrize('columns,header', [(dict(path='filename',label='class',x0='xmin',y0='ymin',x1='xmax',y1='ymax'),'filename,width,height,class,xmin,ymin,xmax,ymax'),
-                                            (dict(path='ImageID',label='LabelName',x0='XMin',x1='XMax',y0='YMin',y1='YMax'),'ImageID,a,b,LabelName,XMin,YMin,XMax,YMax')])
+kaggle = dict(path='filename',label='class',x0='xmin',y0='ymin',x1='xmax',y1='ymax')
+open_images = dict(path='ImageID',label='LabelName',x0='XMin',x1='XMax',y0='YMin',y1='YMax')
+
+@pytest.mark.parametrize('columns,header', [(kaggle,'filename,width,height,class,xmin,ymin,xmax,ymax'),
+                                            (open_images,'ImageID,a,b,LabelName,XMin,YMin,XMax,YMax')])
 def test_tables_with_other_names(tmp_path, columns, header):
     text = header+'\na.jpg,96,64,cat,10,10,50,40\nb.jpg,96,64,dog,20,5,90,60\n'
     f = write(tmp_path/'x.csv',text)
@@ -294,23 +361,38 @@ def test_tables_with_other_names(tmp_path, columns, header):
 @pytest.mark.parametrize('labels', [['NA','None'],['null','nan'],['007','1'],['True','0.5']])
 def test_text_stays_text(tmp_path, labels):
     imgs = photos(tmp_path/'p','a.jpg','b.jpg','c.jpg')
-    f = write(tmp_path/'x.csv', f'path,label,x0,y0,x1,y1\na.jpg,{labels[0]},10,10,50,40\nb.jpg,{labels[1]},20,5,90,60\nc.jpg,,,,,\n')
+    f = write(
+        tmp_path / 'x.csv',
+        f'path,label,x0,y0,x1,y1\na.jpg,{labels[0]},10,10,50,40\nb.jpg,{labels[1]},20,5,90,60\nc.jpg,,,,,\n',
+    )
     a = read_csv(f, imgs)
     same(a, labels=labels)
     assert [len(r.labels) for r in a]==[1,1,0]
     b = read_csv(a.to_csv(tmp_path/'y.csv'), imgs)
     assert [(r.path,r.labels,r.boxes.tolist()) for r in a]==[(r.path,r.labels,r.boxes.tolist()) for r in b]
 
-@pytest.mark.parametrize('row',
-                         ['a.jpg,cat,10,10,50,','a.jpg,,10,10,50,40','a.jpg,cat,,,,',',cat,1,1,9,9','a.jpg,cat,1,1,x,9'])
+@pytest.mark.parametrize(
+    'row', ['a.jpg,cat,10,10,50,', 'a.jpg,,10,10,50,40', 'a.jpg,cat,,,,', ',cat,1,1,9,9', 'a.jpg,cat,1,1,x,9']
+)
 def test_half_filled_rows_are_problems(tmp_path, row):
     with pytest.raises(LabelError, match='x.csv, line 2'):
         read_csv(write(tmp_path/'x.csv','path,label,x0,y0,x1,y1\n'+row+'\n'), photos(tmp_path/'p'))
 
 # Paths
 
-@pytest.mark.parametrize('name',
-                         ['a b.jpg','./a b.jpg','images/a b.jpg','images\\a b.jpg','C:\\x\\a b.jpg','a%20b.jpg','/data/a b.jpg','a b'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'a b.jpg',
+        './a b.jpg',
+        'images/a b.jpg',
+        'images\\a b.jpg',
+        'C:\\x\\a b.jpg',
+        'a%20b.jpg',
+        '/data/a b.jpg',
+        'a b',
+    ],
+)
 def test_paths_of_other_machines(tmp_path, name): assert find_photo(photos(tmp_path,'a b.jpg'),name)==tmp_path/'a b.jpg'
 
 def test_nothing_outside_the_folder_is_found(tmp_path):
@@ -326,7 +408,30 @@ def test_old_encodings_are_named(data):
 # Mutations
 
 n_files = int(os.environ.get('SSD_FASTAI_FUZZ',2000))
-odd = [b'',b'\x00',b'NaN',b'-1',b'1e999',b'null',b'[]',b'{}',b'"',b'<',b'>',b'\xff\xfe',b'*a',b'&a',b'9'*400,b'true',b'..',b'/',b'\\',b'\r',b',',b':']
+odd = [
+    b'',
+    b'\x00',
+    b'NaN',
+    b'-1',
+    b'1e999',
+    b'null',
+    b'[]',
+    b'{}',
+    b'"',
+    b'<',
+    b'>',
+    b'\xff\xfe',
+    b'*a',
+    b'&a',
+    b'9' * 400,
+    b'true',
+    b'..',
+    b'/',
+    b'\\',
+    b'\r',
+    b',',
+    b':',
+]
 
 def mutate(rng, data):
     "A few bytes cut, doubled, changed or put in"
@@ -346,8 +451,12 @@ def inputs(tmp_path):
     j,c = write(tmp_path/'x.json',json.dumps(coco_dict())),write(tmp_path/'x.csv',csv_dialects['ours'])
     x = write(tmp_path/'x/a.xml', voc_xml('cat',a_box,'a.jpg'))
     y = yolo(tmp_path/'y')
-    return {'coco':([j],lambda: read_coco(j,imgs)), 'csv':([c],lambda: read_csv(c,imgs)), 'voc':([x],lambda: read_voc(imgs,x.parent)),
-            'yolo':([y/'data.yaml',y/'labels/train/a.txt'],lambda: read_yolo(y))}
+    return {
+        'coco': ([j], lambda: read_coco(j, imgs)),
+        'csv': ([c], lambda: read_csv(c, imgs)),
+        'voc': ([x], lambda: read_voc(imgs, x.parent)),
+        'yolo': ([y / 'data.yaml', y / 'labels/train/a.txt'], lambda: read_yolo(y)),
+    }
 
 @pytest.mark.parametrize('reader', ['coco','csv','voc','yolo'])
 def test_broken_files(tmp_path, reader):
@@ -369,6 +478,8 @@ def test_broken_files(tmp_path, reader):
             assert named, (f.read_bytes()[:300],str(e))
         else:
             for r in a:
-                assert np.isfinite(r.boxes).all() and all(isinstance(l,str) and l.strip() for l in r.labels), f.read_bytes()
+                assert np.isfinite(r.boxes).all() and all(isinstance(l, str) and l.strip() for l in r.labels), (
+                    f.read_bytes()
+                )
         assert time.monotonic()-start<5, f.read_bytes()[:300]
     assert .05*n_files<refused<n_files

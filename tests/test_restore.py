@@ -129,9 +129,16 @@ def test_no_background_column(few, tmp_path):
     l.dls = loaders(*few, vocab=few[0].vocab[::-1], path=tmp_path)
     assert found(l, few[1][0].path)[0]==before
 
-@pytest.mark.parametrize('change,says', [
-    (dict(vocab=['RBC','WBC','Platelets','new']), 'for the classes'), (dict(size=128), r'size=\(64, 96\)'),
-    (dict(stats=([.5]*3,[.5]*3)), 'normalized'), (dict(stats=None), 'normalized')], ids='classes size stats none'.split())
+@pytest.mark.parametrize(
+    'change,says',
+    [
+        (dict(vocab=['RBC', 'WBC', 'Platelets', 'new']), 'for the classes'),
+        (dict(size=128), r'size=\(64, 96\)'),
+        (dict(stats=([0.5] * 3, [0.5] * 3)), 'normalized'),
+        (dict(stats=None), 'normalized'),
+    ],
+    ids='classes size stats none'.split(),
+)
 def test_what_cannot_fit_is_refused(trained, few, tmp_path, change, says):
     trained.save('a')
     trained.save_weights('a.safetensors')
@@ -153,8 +160,13 @@ def test_another_model_is_refused(trained, few, tmp_path):
 
 def test_loaders_of_fastai_are_refused(trained, few):
     boxes = {r.path:r for r in few[0]}
-    block = DataBlock(blocks=(ImageBlock,BBoxBlock,BBoxLblBlock), get_items=lambda _: list(boxes), n_inp=1,
-                      get_y=[lambda p: boxes[p].boxes.tolist(), lambda p: boxes[p].labels], item_tfms=Resize(64,method='squish'))
+    block = DataBlock(
+        blocks=(ImageBlock, BBoxBlock, BBoxLblBlock),
+        get_items=lambda _: list(boxes),
+        n_inp=1,
+        get_y=[lambda p: boxes[p].boxes.tolist(), lambda p: boxes[p].labels],
+        item_tfms=Resize(64, method='squish'),
+    )
     other = block.dataloaders(few[0][0].path.parent, bs=4)
     for use in (lambda: ssd_learner(other, resnet18, pretrained=False), lambda: setattr(trained,'dls',other),
                 lambda: trained.ap_per_class(other.valid), lambda: trained.validate(dl=other.valid)):
@@ -192,10 +204,20 @@ def exported(trained):
         return load_learner(trained.path/'a.pkl')
 
 def test_exported_learner_has_no_photos(exported, trained, few):
-    calls = dict(fit=lambda l: l.fit(1), fine_tune=lambda l: l.fine_tune(1), lr=lambda l: l.lr_inflections(show=False),
-                 lr_find=lambda l: l.lr_find(), validate=lambda l: l.validate(), ap=lambda l: l.ap_per_class(),
-                 show=lambda l: l.show_results(), mined=lambda l: l.show_mined(), preds=lambda l: l.get_preds(),
-                 audit=lambda l: l.audit(), first=lambda l: l.check_first_batch(), heart=lambda l: l.one_batch_overfit())
+    calls = dict(
+        fit=lambda l: l.fit(1),
+        fine_tune=lambda l: l.fine_tune(1),
+        lr=lambda l: l.lr_inflections(show=False),
+        lr_find=lambda l: l.lr_find(),
+        validate=lambda l: l.validate(),
+        ap=lambda l: l.ap_per_class(),
+        show=lambda l: l.show_results(),
+        mined=lambda l: l.show_mined(),
+        preds=lambda l: l.get_preds(),
+        audit=lambda l: l.audit(),
+        first=lambda l: l.check_first_batch(),
+        heart=lambda l: l.one_batch_overfit(),
+    )
     for name,f in calls.items():
         with pytest.raises(ValueError, match=r'no photos.*learn.dls = BBoxDataLoaders'): f(exported)
     assert same_answer(exported, trained, few[1][0].path) and one_set(exported)
@@ -301,9 +323,21 @@ def test_notes_that_are_none(bad):
 def test_notes_that_lie(trained):
     note = trained._note()
     assert parse_note(json.dumps(note))==note
-    lies = [dict(vocab=[]), dict(vocab=['a','a']), dict(vocab=[1]), dict(size=[64]), dict(size=[64,-1]), dict(size=[True,64]),
-            dict(stats=[[1]]), dict(stats=[['x'],['y']]), dict(background=1), dict(grids=[[10**9,10**9]]*3), dict(shapes=[]),
-            dict(shapes=[[[.1,float('nan')]]]*3), dict(steps=None)]
+    lies = [
+        dict(vocab=[]),
+        dict(vocab=['a', 'a']),
+        dict(vocab=[1]),
+        dict(size=[64]),
+        dict(size=[64, -1]),
+        dict(size=[True, 64]),
+        dict(stats=[[1]]),
+        dict(stats=[['x'], ['y']]),
+        dict(background=1),
+        dict(grids=[[10**9, 10**9]] * 3),
+        dict(shapes=[]),
+        dict(shapes=[[[0.1, float('nan')]]] * 3),
+        dict(steps=None),
+    ]
     for lie in lies:
         with pytest.raises(ValueError, match='its note'): parse_note(json.dumps({**note,**lie}))
 

@@ -1,7 +1,6 @@
 "Killed in the middle of an epoch; checkpoints that are not whole, or would run code; the same object again"
 import errno, os, pickle, random, signal, subprocess, sys, threading
 import numpy as np, pytest, torch
-from torch import nn
 from ssd_fastai.all import *
 from ssd_fastai.train.resume import as_plain, atomic_file, load_checked, random_state, save_atomic, set_random_state
 

@@ -10,7 +10,8 @@ from torchvision.models import resnet18, resnet34, resnet50, vgg16_bn, mobilenet
 from torchvision.ops import box_iou
 from ssd_fastai.data.boxes import BoxCoder, xyxy2cxcywh
 from ssd_fastai.published.ssd_2018 import TanhCoder, ssd_2018
-from ssd_fastai.ssd.anchors import DefaultBoxes, boxes_strides, coverage, fastai2018_boxes, fit_default_boxes, kmeans, published_boxes, warn_coverage
+from ssd_fastai.ssd.anchors import (DefaultBoxes, boxes_strides, coverage, fastai2018_boxes, fit_default_boxes, kmeans,
+                                    published_boxes, warn_coverage)
 from ssd_fastai.ssd.detect import detect
 from ssd_fastai.ssd.loss import SSDLoss, hard_negatives
 from ssd_fastai.ssd.match import match
@@ -105,7 +106,10 @@ def test_loss_equals_torchvision(seed):
     n = max(map(len,objs))
     bb,ll = torch.zeros(3,n,4),torch.zeros(3,n).long()
     for i,(o,l) in enumerate(zip(objs,labels)): bb[i,:len(o)],ll[i,:len(o)] = o*2-1,l
-    scores,offsets = torch.randn(3,300,4,generator=g,requires_grad=True),torch.randn(3,300,4,generator=g,requires_grad=True)
+    scores, offsets = (
+        torch.randn(3, 300, 4, generator=g, requires_grad=True),
+        torch.randn(3, 300, 4, generator=g, requires_grad=True),
+    )
     matched = [match(default,o) for o in objs]
     assert max((m>=0).float().mean() for m in matched)<.25     # above, torchvision counts positives twice
     loss = SSDLoss(default, min_neg=0)((scores,offsets),bb,ll)
@@ -137,8 +141,16 @@ def test_hard_negatives_are_the_hardest():
     for a,p,k in zip(loss,pos,m):
         assert k.sum()==max(3*p.sum(),5) and not (k&p).any() and a[k].min()>=a[~k&~p].max()
 
-archs = [(resnet18,[8,16,32],[128,256,512]),(resnet34,[16,32,64],[256,512]),(resnet50,[8,16,32],[512,1024,2048]),(vgg16_bn,[8,16,32],[512,512,512]),
-         (mobilenet_v2,[8,16,32],[32,96,1280]),(mobilenet_v3_large,[8,16,32],[40,112,960]),('resnet10t',[8,16,32],[128,256,512]),('mobilenetv3_small_050',[16,32,64],None)]
+archs = [
+    (resnet18, [8, 16, 32], [128, 256, 512]),
+    (resnet34, [16, 32, 64], [256, 512]),
+    (resnet50, [8, 16, 32], [512, 1024, 2048]),
+    (vgg16_bn, [8, 16, 32], [512, 512, 512]),
+    (mobilenet_v2, [8, 16, 32], [32, 96, 1280]),
+    (mobilenet_v3_large, [8, 16, 32], [40, 112, 960]),
+    ('resnet10t', [8, 16, 32], [128, 256, 512]),
+    ('mobilenetv3_small_050', [16, 32, 64], None),
+]
 @pytest.mark.parametrize('arch,strides,chs', archs,
                          ids=lambda o:getattr(o,'__name__',None) or (o if isinstance(o,str) else None))
 def test_any_body_trains(arch, strides, chs):
@@ -186,7 +198,13 @@ def test_detections_equal_torchvision():
     scores,offsets = torch.randn(2,300,4,generator=g)*3,torch.randn(2,300,4,generator=g)
     m = tvssd.SSD.__new__(tvssd.SSD)
     nn.Module.__init__(m)
-    m.box_coder,m.score_thresh,m.topk_candidates,m.nms_thresh,m.detections_per_img = TVCoder((10.,10.,5.,5.)),.01,400,.45,200
+    m.box_coder, m.score_thresh, m.topk_candidates, m.nms_thresh, m.detections_per_img = (
+        TVCoder((10.0, 10.0, 5.0, 5.0)),
+        0.01,
+        400,
+        0.45,
+        200,
+    )
     W,H = 320,240
     want = m.postprocess_detections(dict(bbox_regression=offsets,cls_logits=scores),
                                     [default*torch.tensor([W,H,W,H])]*2, [(H,W)]*2)

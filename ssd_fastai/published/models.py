@@ -23,7 +23,7 @@ from fastai.vision.core import imagenet_stats
 from ..data.augment import BoxResize
 from ..data.block import BBoxDataLoaders
 from ..ssd.anchors import DefaultBoxes, published_boxes
-from ..ssd.model import SSD, SSDHead, last_conv, prior_bias
+from ..ssd.model import SSD, last_conv, prior_bias
 from .layers import (PreciseBatchNorm, extras512, fetch_weights, read_weights, v2_ssd, v3_end, v3_ssd,
                                          vgg_ssd)
 

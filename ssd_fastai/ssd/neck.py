@@ -9,7 +9,7 @@ __all__ = ['add_down', 'TopDown']
 
 # %% ../../nbs/ssd/07_neck.ipynb #ebeef3ec
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from fastai.layers import ConvLayer
 
 # %% ../../nbs/ssd/07_neck.ipynb #62c2f277

@@ -27,7 +27,7 @@ from ..ssd.loss import SSDLoss, class_weights
 from ..ssd.model import SSD, class_priors, feature_grids, fitted_bias, ssd_body
 from ..ssd.detect import Detections, detect
 from ..ssd.loss_gpu import PaddedBoxes, PaddedSSDLoss
-from ..ssd.weights import boxes_of, class_order, detector_note, read_detector, reorder_classes, write_detector
+from ..ssd.weights import boxes_of, detector_note, read_detector, reorder_classes, write_detector
 from .precision import CPUBf16, precision_cbs
 from .guards import (NaNGuard, check_callback, check_loaders, differences, loader_stats, loader_vocab,
                                      same_classes, same_input)

@@ -12,7 +12,7 @@ import math, warnings
 import numpy as np, pandas as pd
 from scipy import stats
 from fastcore.basics import patch
-from .mistakes import Mistakes, average_precision, recall_points
+from .mistakes import Mistakes, recall_points
 
 # %% ../../nbs/use/01_confidence.ipynb #f523839b
 def best_threshold(

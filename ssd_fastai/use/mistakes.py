@@ -9,8 +9,7 @@ __all__ = ['kind_names', 'stage_help', 'recall_points', 'PhotoResult', 'iou_matr
            'Mistakes', 'Replay', 'find_mistakes', 'miss_stage', 'average_precision']
 
 # %% ../../nbs/use/00_mistakes.ipynb #9106c2bc
-import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -20,7 +19,7 @@ from fastprogress import progress_bar
 from matplotlib import pyplot as plt
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..data.boxes import palette, show_boxes
+from ..data.boxes import palette
 from ..data.photos import open_photo
 from ..data.augment import BoxResize, crop_resize
 from ..ssd.detect import class_probs, detect, select
