@@ -30,14 +30,14 @@ def outputs(kind, g):
         s.zero_()
         o.zero_()
     elif kind=='thousands': s *= .2
-    elif kind=='twins':
+    elif kind=='duplicates':
         s[:,1::2] = s[:,:-1:2][:,:s[:,1::2].shape[1]]
         o[:,1::2] = o[:,:-1:2][:,:o[:,1::2].shape[1]]
     elif kind=='beyond the photo': o *= 8
     elif kind=='saturated': s[...,1:] += 40*(torch.rand(1,A,C-1,generator=g)<.2)
     return s,o,default
 
-kinds = ['none','few','ties','all the same','thousands','twins','beyond the photo','saturated']
+kinds = ['none','few','ties','all the same','thousands','duplicates','beyond the photo','saturated']
 
 def judge(theirs, s, o, default, **kw):
     for k,v in {**dict(score_thresh=.01,topk_candidates=400,nms_thresh=.45,detections_per_img=200),**kw}.items():

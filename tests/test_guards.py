@@ -100,7 +100,7 @@ def test_first_batch(train, valid):
     assert not broken(Dark())['loss near its expected start']
 
 def test_first_batch_with_crowds_and_difficult(train, valid):
-    "Labels below 0 teach nothing, and are in range; one beyond the classes is not"
+    "Labels below 0 are ignored, and are in range; one beyond the classes is not"
     class Label(Transform):
         order = 200
         def __init__(self, to):

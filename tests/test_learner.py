@@ -328,7 +328,7 @@ def test_voc_folders_never_leak(valid, tmp_path, files, want):
 
 @pytest.mark.parametrize('faster', ['fp32','bf16'])
 def test_auto_precision_asks_the_clock(train, valid, monkeypatch, capsys, faster):
-    "Where the CPU has bf16, timed steps decide, and the choice is said; dice and model are as before"
+    "Where the CPU has bf16, timed steps decide, and the choice is said; random_state and model are as before"
     import ssd_fastai.train.precision as p
     monkeypatch.setattr(torch.backends.cudnn,'deterministic',False)
     monkeypatch.setattr(p,'cpu_has_bf16',lambda: True)
@@ -350,7 +350,7 @@ def test_time_precisions_leaves_no_trace(train, valid):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         learn = ssd_learner(dls, 'resnet10t', pretrained=False, precision='fp32')
-    before,dice = {k:v.clone() for k,v in learn.model.state_dict().items()},torch.get_rng_state()
+    before,random_state = {k:v.clone() for k,v in learn.model.state_dict().items()},torch.get_rng_state()
     t = time_precisions(learn.model, (64,64), n=1)
-    assert set(t)=={'fp32','bf16'} and min(t.values())>0 and torch.equal(dice,torch.get_rng_state())
+    assert set(t)=={'fp32','bf16'} and min(t.values())>0 and torch.equal(random_state,torch.get_rng_state())
     assert all(torch.equal(v,before[k]) for k,v in learn.model.state_dict().items())

@@ -24,7 +24,7 @@ def objects(n, g, kind='random'):
     lo = torch.rand(n,2,generator=g)*.8
     wh = torch.rand(n,2,generator=g)*.4+.02
     if kind=='tiny': lo,wh = .3+lo*.1,wh*.05
-    if kind=='twins' and n>1: lo[n//2:],wh[n//2:] = lo[:n-n//2].clone(),wh[:n-n//2].clone()
+    if kind=='duplicates' and n>1: lo[n//2:],wh[n//2:] = lo[:n-n//2].clone(),wh[:n-n//2].clone()
     if kind=='shared':
         d = default[torch.randint(0,len(default),(max(1,n//3),),generator=g)].clamp(.01,.98)
         d = d[torch.arange(n)%len(d)]
@@ -53,7 +53,7 @@ def test_parity_with_torchvision(block):
     checked = 0
     for seed in range(30*block,30*block+30):
         g = torch.Generator().manual_seed(seed)
-        kind = ('random','tiny','twins','shared')[seed%4]
+        kind = ('random','tiny','duplicates','shared')[seed%4]
         ns = [(0,1,3),(200,5,0),(12,12,1),(1,0,30)][seed%4 if seed%3 else seed//4%4][:2]
         objs = [objects(n,g,kind) for n in ns]
         labels = [torch.randint(1,4,(len(o),),generator=g) for o in objs]
@@ -111,7 +111,7 @@ def test_ten_thousand_scenes_forget_nobody():
     n_objects = 0
     for i in range(10_000):
         n = int(torch.randint(1,25,(1,),generator=g))
-        b = objects(n,g,('random','tiny','twins','random')[i%4])
+        b = objects(n,g,('random','tiny','duplicates','random')[i%4])
         assert torch.bincount(match(d,b)+1,minlength=n+1)[1:].min()>=1
         n_objects += n
     assert n_objects>100_000
@@ -190,7 +190,7 @@ def test_padded_equals_by_photo(seed):
     assert torch.allclose(a,b,rtol=1e-4)
     for x,y in zip(torch.autograd.grad(a,(s,o)),torch.autograd.grad(b,(s,o))): assert torch.allclose(x,y,atol=1e-5)
 
-@pytest.mark.parametrize('kind,most', [('random',.001),('twins',.005),('shared',.05),('tiny',.12)])
+@pytest.mark.parametrize('kind,most', [('random',.001),('duplicates',.005),('shared',.05),('tiny',.12)])
 def test_padded_forgets_hardly_anybody(kind, most):
     "the price of asking nothing: in crowds made for the purpose a few objects go without; by photo it is none"
     const,g = PaddedBoxes(default),torch.Generator().manual_seed(3)

@@ -177,15 +177,15 @@ def test_learner_is_as_it_was(train, valid):
         flat(l.opt.state_dict()),
         [dict(h) for h in l.opt.hypers],
     )
-    dice = random.getstate(),np.random.get_state()[1].copy(),torch.get_rng_state(),l.dls.train.rng.getstate()
+    random_state = random.getstate(),np.random.get_state()[1].copy(),torch.get_rng_state(),l.dls.train.rng.getstate()
     with l.no_bar(),warnings.catch_warnings():
         warnings.simplefilter('ignore')
         l.lr_inflections(num_it=12, show=False)
     assert all(torch.equal(v,before[0][k]) for k,v in l.model.state_dict().items())
     assert len(before[1])>0 and all(torch.equal(a,b) for a,b in zip(flat(l.opt.state_dict()),before[1]))
     assert [dict(h) for h in l.opt.hypers]==before[2]
-    assert random.getstate()==dice[0] and (np.random.get_state()[1]==dice[1]).all()
-    assert torch.equal(torch.get_rng_state(),dice[2]) and l.dls.train.rng.getstate()==dice[3]
+    assert random.getstate()==random_state[0] and (np.random.get_state()[1]==random_state[1]).all()
+    assert torch.equal(torch.get_rng_state(),random_state[2]) and l.dls.train.rng.getstate()==random_state[3]
 
 def test_same_training_with_and_without_the_look(train, valid):
     def run(look):
