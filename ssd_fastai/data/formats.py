@@ -374,7 +374,7 @@ def _csv_photos(df, imgs, what):
 
 def _like_width_height(raw, turned):
     "Do the last two columns look like a width and a height?"
-    if len(turned)<2: return
+    if not turned: return
     b = np.array([o for r in raw for o in r.boxes]).reshape(-1,4)
     if len(turned)*4>len(b):
         yield turned[0][0],f'{len(turned)} rows','x1<x0: are these x, y, width, height?','read as corners'
