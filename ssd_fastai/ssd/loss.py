@@ -193,6 +193,12 @@ class SSDLoss(nn.Module):
         each = box_loss(offsets, default, box, pos, self.coder, self.box_kind)
         if self.weight is not None: each = each*self.weight.to(each)[cls.flatten()[pos]]
         return self.class_loss(scores,cls),each.sum(),torch.tensor(len(pos),device=cls.device)
+    def decodes(self,
+        preds, # (scores, offsets) of the model
+    ):
+        "Refused: fastai asks for it where it wants to draw predictions, and these are no pictures"
+        raise NotImplementedError('Scores and offsets are not boxes yet. To draw what was found: learn.show_results(). '
+                                  'To see the worst mistakes: learn.mistakes().show()')
     @property
     def parts(self):
         "The two parts of the last loss, by name"
