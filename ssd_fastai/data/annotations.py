@@ -33,7 +33,7 @@ class Record:
     size:tuple # (width, height) in pixels, as a person sees the photo: after any EXIF rotation
     boxes:np.ndarray # (n, 4) float32, x0,y0,x1,y1 in pixels
     labels:list # n class names
-    difficult:np.ndarray=None # (n,) bool, VOC: hard to recognize even for people; default: none
+    difficult:np.ndarray=None # (n,) bool, VOC: hard to recognize even for people. Default: none
     crowd:np.ndarray=None # (n,) bool, COCO's `iscrowd`: the box is around a group; default: none
     def __post_init__(self):
         self.path,self.size = Path(self.path),tuple(int(o) for o in self.size)
@@ -52,7 +52,7 @@ class Annotations:
     "Photos with boxes: a list of `Record`s, their classes, and what was wrong with them"
     def __init__(self,
         records:list, # `Record`s
-        vocab:list=None, # Object classes in order, without background; default: the names that occur, sorted
+        vocab:list=None, # Object classes in order, without background. Default: the names that occur, sorted
         problems:list=None, # Rows (file, object, problem, action) found while reading
     ):
         self.records,self.problems = list(records),list(problems or [])
@@ -148,7 +148,7 @@ _flags = {**{o:False for o in ('0','0.0','false','f','no','n','','none','null','
           **{o:True for o in ('1','1.0','true','t','yes','y')}}
 
 def as_flag(
-    v, # 0 or 1, true or false, yes or no, also as text; nothing counts as no
+    v, # 0 or 1, true or false, yes or no, also as text. Nothing counts as no
     where:str, # File and row, for the message
 )->bool:
     "A yes or no out of a label file"
@@ -157,7 +157,7 @@ def as_flag(
 
 # %% ../../nbs/data/03_annotations.ipynb #190c0e3a
 def as_name(
-    v, # Text; whole numbers are taken as text
+    v, # Text. Whole numbers are taken as text
     where:str, # File and row, for the message
 )->str:
     "The name of a class out of a label file, without spaces around it"
@@ -357,7 +357,7 @@ def _look_at_photos(raw, probs):
 
 def finish(
     raw:list, # What the label files say: `Labeled`s
-    vocab:list=None, # Object classes in order; default: the names that occur, sorted
+    vocab:list=None, # Object classes in order. Default: the names that occur, sorted
     drop_bad:bool=False, # Leave out photos that are missing or unreadable, with a warning, rather than stop?
     problems:list=None, # Rows (file, object, problem, action) that the reader has found
 )->Annotations:
@@ -381,7 +381,7 @@ def _once(pairs):
     raise ValueError(f'a key is there twice: {[k for k,n in Counter(k for k,_ in pairs).items() if n>1][:3]}')
 
 def as_size(
-    width, # Pixels, also as text; nothing, 0 or -1 where a tool did not know
+    width, # Pixels, also as text. nothing, 0 or -1 where a tool did not know
     height, # The same
     where:str, # File and row, for the message
 )->tuple: # (width, height), or None if it is not said
@@ -459,7 +459,7 @@ def read_coco(
     file:str|Path, # COCO JSON
     imgs:str|Path, # Folder with the photos
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
-)->Annotations: # Boxes as pixel corners; `vocab` in the order of the category ids
+)->Annotations: # Boxes as pixel corners. `vocab` in the order of the category ids
     "Read annotations in COCO format"
     with border(file):
         d = json.loads(read_text(file), object_pairs_hook=_once)

@@ -24,7 +24,7 @@ from fastcore.basics import store_attr
 
 # %% ../../nbs/data/06_augment.ipynb #1cd73ac0
 def seen_part(
-    window:tuple, # x0,y0,x1,y1 in pixels of the photo; may reach outside it
+    window:tuple, # x0,y0,x1,y1 in pixels of the photo. May reach outside it
     photo:tuple, # (width, height) of the photo
     size:tuple, # (height, width) of the result
 ): # (x0,y0,x1,y1 in pixels of the photo, the same in whole pixels of the result)
@@ -40,7 +40,7 @@ def seen_part(
 # %% ../../nbs/data/06_augment.ipynb #4ac7a123
 def crop_resize(
     im:Image.Image, # RGB photo
-    window:tuple, # x0,y0,x1,y1 in pixels of the photo; may reach outside it
+    window:tuple, # x0,y0,x1,y1 in pixels of the photo. May reach outside it
     size:tuple, # (height, width) of the result
     flip:bool=False, # Mirror left to right?
     flip_vert:bool=False, # Mirror top to bottom?
@@ -190,7 +190,7 @@ def zoom_in(
     b:Tensor, # (n, 4) objects, corners in pixels of the photo
     min_in:float, # Smallest window, in sides of the photo
     tries:int=20, # Windows drawn before giving up
-)->tuple|None: # x0,y0,x1,y1 in pixels of the photo; None if no window was good
+)->tuple|None: # x0,y0,x1,y1 in pixels of the photo. None if no window was good
     "A random window inside the photo with the center of some object in it"
     centers = ((b[:,:2]+b[:,2:])/2).tolist()
     for _ in range(tries):
@@ -253,7 +253,7 @@ def iou_crop(
     scale:tuple=(.3,1.), # Smallest and largest side of the crop
     ratio:tuple=(.5,2.), # Smallest and largest width over height, in pixels
     aspect:float=1., # Width over height of the picture, in pixels
-    options:tuple=(0.,.1,.3,.5,.7,.9,1.), # Minimum IoU with some object; 1 is the whole picture
+    options:tuple=(0.,.1,.3,.5,.7,.9,1.), # Minimum IoU with some object. 1 is the whole picture
     tries:int=40, # Crops drawn for each option
 )->np.ndarray: # (4,) the crop, corners, as fractions of the picture
     "A crop by the rule of SSD paper §2.2, as torchvision's `RandomIoUCrop` draws it"
@@ -393,7 +393,7 @@ class KeepInside(CountsLater):
 def ssd_tfms(
     size:int|tuple, # What the model sees: a number, or (height, width)
     flip_vert:bool=False, # Mirror top to bottom too? Yes where there is no up: smears, maps, trays seen from above
-    color:float=1., # Strength of the changes of color; 0 for none
+    color:float=1., # Strength of the changes of color. 0 for none
     paper:bool=False, # The paper's window and its ranges of color, rather than the milder ones?
     **kwargs, # Passed to `RandomWindow` or `PaperWindow`
 ): # (item transforms, batch transforms): what the loaders take as `tfms`
@@ -406,7 +406,7 @@ def ssd_tfms(
 def zooms_of(
     tfms, # Item transforms
     n:int=300, # Windows drawn
-)->tuple: # Three factors; (1.,) if nothing zooms
+)->tuple: # Three factors. (1.,) if nothing zooms
     "The sizes at which a random window shows an object: the 1/6, 1/2 and 5/6 quantiles"
     window = next((t for t in tfms if isinstance(t,RandomWindow)), None)
     if window is None: return (1.,)

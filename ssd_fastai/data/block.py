@@ -117,7 +117,7 @@ def tfm_pair(
     tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them
     item_tfms:list=None, # Item transforms alone
     batch_tfms:list=None, # Batch transforms alone
-    size:int|tuple=None, # What the model sees: a number, or (height, width); default: that of the transforms, or 224
+    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
 ): # (item transforms, batch transforms, (height, width))
     "The transforms that were asked for, the others from `ssd_tfms`, and the size that they make"
     if tfms is not None:
@@ -140,7 +140,7 @@ _why_lost = ("fastai's item transforms lose boxes, because they run while boxes 
 def check_item_tfms(
     tfms:list, # Item transforms
     size:tuple, # (height, width) that the model sees
-)->list: # The same; with a `BoxResize`, if nothing else brings photos to `size`
+)->list: # The same. With a `BoxResize`, if nothing else brings photos to `size`
     "Raise if item transforms lose boxes, or make photos of another size"
     bad = [type(t).__name__ for t in tfms if isinstance(t,_lose_boxes)]
     if bad: raise ValueError(f"{', '.join(bad)}: {_why_lost}")
@@ -168,11 +168,11 @@ def check_batch_tfms(
 # %% ../../nbs/data/09_block.ipynb #c23cf090
 def bbox_datablock(
     vocab:list, # Object classes, without background
-    size:int|tuple=None, # What the model sees: a number, or (height, width); default: that of the transforms, or 224
-    tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns; default: `ssd_tfms(size)`
-    item_tfms:list=None, # Item transforms alone; default: those of `ssd_tfms`
-    batch_tfms:list=None, # Batch transforms alone; default: those of `ssd_tfms`
-    splitter=None, # Which records are for validation; default: 20 % at random
+    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
+    tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns. Default: `ssd_tfms(size)`
+    item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
+    batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`
+    splitter=None, # Which records are for validation. Default: 20 % at random
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored: not learned, neither found nor missed
 )->BBoxDataBlock: # Records → (photo, TensorBBox, TensorMultiCategory)
@@ -240,13 +240,13 @@ def _doubts(train, valid, count, ignore):
 # %% ../../nbs/data/09_block.ipynb #2c922c45
 @patch(cls_method=True)
 def from_annotations(cls:BBoxDataLoaders,
-    train:Annotations, # For training; its `vocab` is used
+    train:Annotations, # For training. Its `vocab` is used
     valid:Annotations, # For validation
-    size:int|tuple=None, # What the model sees: a number, or (height, width); default: that of the transforms, or 224
+    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
     bs:int=16, # Photos in a batch
-    tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns; default: `ssd_tfms(size)`
-    item_tfms:list=None, # Item transforms alone; default: those of `ssd_tfms`
-    batch_tfms:list=None, # Batch transforms alone; default: those of `ssd_tfms`
+    tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns. Default: `ssd_tfms(size)`
+    item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
+    batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored: not learned, neither found nor missed
     num_workers:int=None, # Worker processes; default: fastai's with a GPU, none without
@@ -366,8 +366,8 @@ def from_yolo(cls:BBoxDataLoaders,
 def from_voc(cls:BBoxDataLoaders,
     imgs:str|Path, # Folder with the photos
     xmls:str|Path, # Folder with the XML files
-    train:str|Path=None, # Split file for training; default: all that is not in `valid`
-    valid:str|Path=None, # Split file for validation; default: `valid_pct` of `train`, at random
+    train:str|Path=None, # Split file for training. Default: all that is not in `valid`
+    valid:str|Path=None, # Split file for validation. Default: `valid_pct` of `train`, at random
     valid_pct:float=.2, # Fraction for validation, without `valid`
     seed:int=42, # The same seed gives the same split
     one_based:bool=False, # See `read_voc`
@@ -389,7 +389,7 @@ def from_voc(cls:BBoxDataLoaders,
 def from_csv(cls:BBoxDataLoaders,
     file, # CSV file or DataFrame for training
     imgs:str|Path, # Folder with the photos
-    valid=None, # CSV file or DataFrame for validation; default: `valid_pct` of `file`, at random
+    valid=None, # CSV file or DataFrame for validation. Default: `valid_pct` of `file`, at random
     columns:dict=None, # See `read_csv`
     valid_pct:float=.2, # Fraction for validation, without `valid`
     seed:int=42, # The same seed gives the same split

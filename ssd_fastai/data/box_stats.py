@@ -22,7 +22,7 @@ class BoxesLost(AssertionError): "A transform lost boxes and gave no reason, or 
 
 def n_boxes(
     x, # (photo or photos, boxes, labels)
-)->int|None: # Number of boxes; None, if there is no target
+)->int|None: # Number of boxes. None, if there is no target
     "Boxes of an item or of a batch"
     if not isinstance(x,tuple) or len(x)<3 or not isinstance(x[1],Tensor): return None
     return len(x[1]) if x[1].ndim==2 else int((x[2]!=0).sum())

@@ -28,9 +28,9 @@ def _show_box(ax, box, color, text):
 def show_boxes(
     img, # What `imshow` takes: a PIL image, or an array (h, w, 3)
     boxes, # (n, 4) corners in pixels of `img`
-    labels:list=(), # n texts; may be empty
-    classes:list=(), # n numbers that choose the colors; may be empty
-    ax:plt.Axes=None, # Where to draw; default: a new figure
+    labels:list=(), # n texts. May be empty
+    classes:list=(), # n numbers that choose the colors. May be empty
+    ax:plt.Axes=None, # Where to draw. Default: a new figure
     title:str=None, # Above the photo
     size:float=4., # Width of a new figure, inches
 )->plt.Axes: # Where it was drawn

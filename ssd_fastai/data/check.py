@@ -18,7 +18,7 @@ from .photos import BadPhoto, file_hash, read_photo, unturned_score
 from .photos import duplicate_groups, look_alikes, thumbnail
 
 # %% ../../nbs/data/05_check.ipynb #e6e80770
-def _twice(r, i, j, iou): # (problem, what will happen) of box j, which lies on box i; or None
+def _twice(r, i, j, iou): # (problem, what will happen) of box j, which lies on box i. Or None
     if (r.boxes[i]==r.boxes[j]).all():
         return f'same box as {i}' + ('' if r.labels[i]==r.labels[j] else f', but that is {r.labels[i]}'),'kept twice'
     if r.labels[i]==r.labels[j]: return f'nearly the box of {i} (IoU {iou:.2f})','kept twice'
@@ -142,7 +142,7 @@ def set_rows(
     return rows
 
 # %% ../../nbs/data/05_check.ipynb #3f3a535e
-def _merge_classes(ann): # one spelling of each class, the most frequent; returns {plain name: that spelling}
+def _merge_classes(ann): # one spelling of each class, the most frequent. Returns {plain name: that spelling}
     n,best = Counter(l for r in ann for l in r.labels),{}
     for v in sorted(ann.vocab, key=lambda v:-n[v]): best.setdefault(_plain(v), v)
     for r in ann: r.labels = [best[_plain(l)] for l in r.labels]
@@ -180,7 +180,7 @@ def _look(ann, n_workers, progress): # (rows, fingerprints, scores) of the photo
 def check(self:Annotations,
     other:Annotations=None, # Validation set, to find photos that are in both
     fix:bool=False, # Repair, in place, what is safe to repair?
-    n_workers:int=None, # Threads; default: one per core
+    n_workers:int=None, # Threads. Default: one per core
     progress:bool=True, # Show a progress bar?
 )->pd.DataFrame: # file, object, problem, action: what was done, or will happen in training
     "Everything that is wrong with a data set, a row for each problem"

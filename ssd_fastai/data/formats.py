@@ -133,8 +133,8 @@ def _without_xml(imgs, raw, empty):
 def read_voc(
     imgs:str|Path, # Folder with the photos
     xmls:str|Path, # Folder with the XML files
-    ids:str|Path|list=None, # Only these: a split file with an id per line, or a list; default: every XML file
-    vocab:list=None, # Object classes in order; default: the names that occur, sorted
+    ids:str|Path|list=None, # Only these: a split file with an id per line, or a list. Default: every XML file
+    vocab:list=None, # Object classes in order. Default: the names that occur, sorted
     one_based:bool=False, # Subtract 1 from xmin and ymin, as the original VOC data needs?
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     empty:bool=False, # Keep photos without an XML file, as photos without objects?
@@ -383,7 +383,7 @@ def read_csv(
     file, # CSV file, or a DataFrame
     imgs:str|Path, # Folder with the photos
     columns:dict=None, # Your names for the columns: {'path':'image', 'label':'class', …}
-    vocab:list=None, # Object classes in order; default: the names that occur, sorted
+    vocab:list=None, # Object classes in order. Default: the names that occur, sorted
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
 )->Annotations:
     "Read annotations from a table: path, label, x0, y0, x1, y1 in pixels, and maybe difficult and crowd"
@@ -493,7 +493,7 @@ def to_yolo(self:Annotations,
 @patch
 def __add__(self:Annotations,
     other:Annotations, # Another data set
-)->Annotations: # All photos; the classes of the first, then those only the second has
+)->Annotations: # All photos. The classes of the first, then those only the second has
     "Two data sets as one; classes are matched by name"
     vocab = self.vocab+[v for v in other.vocab if v not in self.vocab]
     return Annotations(self.records+other.records, vocab, self.problems+other.problems)
@@ -527,7 +527,7 @@ def stratify(
     classes:list, # For each photo (or group of photos), the set of classes on it
     valid_pct:float, # Fraction for validation
     seed:int, # The same seed gives the same split
-    sizes:list=None, # Number of photos behind each entry of `classes`; default: one
+    sizes:list=None, # Number of photos behind each entry of `classes`. Default: one
 )->np.ndarray: # (n,) is the photo for validation?
     "Deal photos to two sides, rarest class first, so that each side gets its part of every class"
     rng,n,parts = np.random.default_rng(seed),len(classes),(1-valid_pct,valid_pct)

@@ -19,9 +19,9 @@ from .augment import BoxStats, CountsLater, crop_resize, iou_crop, reasons, snap
 
 # %% ../../nbs/data/07_geometry.ipynb #00865f00
 def scale_shift(
-    sx:float, # Factor in x; negative mirrors left to right
-    sy:float, # Factor in y; negative mirrors top to bottom
-    tx:float=0., # Shift in x, afterward; the picture is 2 wide
+    sx:float, # Factor in x. Negative mirrors left to right
+    sy:float, # Factor in y. Negative mirrors top to bottom
+    tx:float=0., # Shift in x, afterward. The picture is 2 wide
     ty:float=0., # Shift in y, afterward
 )->Tensor: # (3, 3)
     "Scale about the middle, then shift"
@@ -65,7 +65,7 @@ def warp_boxes(
     b:Tensor, # (B, N, 4) boxes, corners, −1 to 1 being the picture
     m:Tensor, # (B, 3, 3) where points go
     round:bool=False, # Are the objects ellipses?
-)->Tensor: # (B, N, 4) upright boxes around the moved objects; may reach outside
+)->Tensor: # (B, N, 4) upright boxes around the moved objects. May reach outside
     "Move boxes with the picture"
     p = outline(b, round)
     p = torch.cat([p,torch.ones_like(p[...,:1])], -1)
@@ -231,7 +231,7 @@ class BoxRotate(BoxGeometry):
 class BoxWarp(BoxGeometry):
     "Perspective: each corner of the picture moves by up to `magnitude` of half its side"
     def __init__(self,
-        magnitude:float=.2, # Largest shift of a corner; half of a side is 1
+        magnitude:float=.2, # Largest shift of a corner. Half of a side is 1
         p:float=.5, # Chance of warping
         **kwargs, # Passed to `BoxGeometry`: min_visible, round, fill
     ):

@@ -106,7 +106,7 @@ def _tell(name, rows):
 
 def to_rgb(
     im:Image.Image, # A photo in any mode: gray, 16 bits, floats, palette, transparent, CMYK
-)->Image.Image: # RGB, the right way up; transparent parts are white
+)->Image.Image: # RGB, the right way up. Transparent parts are white
     "A photo as a person sees it: EXIF rotation applied, in RGB"
     rgb,_,rows = _as_seen(im)
     _tell(getattr(im,'filename','') or 'A photo', rows)
@@ -139,7 +139,7 @@ def read_photo(
 # %% ../../nbs/data/02_photos.ipynb #cfc354d0
 def open_photo(
     path:str|Path, # A file that PIL can read
-    size:tuple=None, # (width, height) that it had when its labels were read: an error if it has changed; default: any
+    size:tuple=None, # (width, height) that it had when its labels were read: an error if it has changed. Default: any
 )->Image.Image: # RGB, the right way up
     "Open a photo as a person sees it: EXIF rotation applied, in RGB"
     photo,_,rows = read_photo(path)
@@ -210,7 +210,7 @@ def _edges(gray, boxes): # mean change of brightness across the borders of boxes
     return float(np.mean(res))
 
 def unturned_score(
-    photo:Image.Image, # As a person sees it; it may be reduced
+    photo:Image.Image, # As a person sees it. It may be reduced
     boxes:np.ndarray, # (n, 4) corners in pixels of the unreduced photo, as labeled
     o:int, # EXIF orientation, 1 to 8
     size:tuple, # (width, height) of the unreduced photo, as a person sees it
@@ -306,7 +306,7 @@ def _links(marks, close): # for each photo, those that it is a copy or a near-du
 def duplicate_groups(
     marks:list, # `fingerprint` of each photo
     close:float=3., # Largest mean difference of near-duplicates, of 255
-)->list: # Lists of pairs (position of a photo, position of the one that it repeats); the first of a group repeats None
+)->list: # Lists of pairs (position of a photo, position of the one that it repeats). The first of a group repeats None
     "Photos in groups: each with its copies and near-duplicates, most often alone"
     both = [set(o) for o in _links(marks, close)]
     for i,links in enumerate(list(map(list,both))):

@@ -122,7 +122,7 @@ def free_spot(
 # %% ../../nbs/data/00_sample.ipynb #4d6b1830
 cell_names = ['RBC', 'WBC', 'Platelets']
 
-def _plan(rng): # names and radii; large cells and platelets first, or they would find no room
+def _plan(rng): # names and radii. Large cells and platelets first, or they would find no room
     n_wbc = rng.choice(3, p=[.25,.6,.15])
     n_platelets = rng.choice(5, p=[.2,.25,.25,.2,.1])
     return [('WBC',37)]*n_wbc + [('Platelets',9)]*n_platelets + [('RBC',24)]*int(rng.integers(5,16))
@@ -174,7 +174,7 @@ def _coco(recs):
     categories = [dict(id=i, name=n) for i,n in enumerate(cell_names, 1)]
     return dict(images=images, categories=categories, annotations=_annotations(recs))
 
-def _draw_all(path, n, size, seed, empty_every): # Photos into images/; (id, file, size, boxes, names) of each
+def _draw_all(path, n, size, seed, empty_every): # Photos into images/. (id, file, size, boxes, names) of each
     (path/'images').mkdir()
     recs = []
     for i in range(n):

@@ -201,10 +201,10 @@ def _transfer_conv(new, state, name, shapes, cols, k):
 def transfer_weights(
     model:SSD, # Filled in place
     state:dict, # Weights under our names
-    cols:list, # For each of your classes, which one of the weights; or None: see `match_names`
+    cols:list, # For each of your classes, which one of the weights. Or None: see `match_names`
     new:DefaultBoxes, # Default boxes of `model`
     old:DefaultBoxes, # Default boxes of the weights
-    bias:float=None, # Where new classes start; default: `prior_bias()`
+    bias:float=None, # Where new classes start. Default: `prior_bias()`
 ): # Masks of the rows that were kept: for each map (k, columns) of classes, (k, 4) of offsets
     "Load weights, with the rows of the head by class and by default box"
     mine,state = model.state_dict(),dict(state)
@@ -232,7 +232,7 @@ def kept_table(
     offsets:list, # (k, 4) masks, for each map
     vocab:list, # Your classes
     names:list, # Classes of the weights
-    cols:list, # For each of yours, which one of the weights; or None
+    cols:list, # For each of yours, which one of the weights. Or None
 )->pd.DataFrame: # A row for body, rest of the head (extra maps, what comes before the heads), offsets, background, each class
     "What was kept of the weights"
     scores,boxes = [last_conv(c) for c in model.head.classes],[last_conv(c) for c in model.head.offsets]
@@ -299,11 +299,11 @@ def check_state(
 @patch
 def from_weights(self:Published,
     weights, # 'coco', a file, or a state dict
-    classes:list|int=None, # Names of your object classes; default: those of the weights
+    classes:list|int=None, # Names of your object classes. Default: those of the weights
     boxes:DefaultBoxes=None, # Other default boxes on the same grids
     synonyms:dict=None, # Your class → class of the weights, where the names differ
     names:list=None, # Object classes of the weights; default: COCO's, if there are 90
-    bias:float=None, # Where new classes start; default: `prior_bias()`
+    bias:float=None, # Where new classes start. Default: `prior_bias()`
 )->SSD: # With `kept`, the table
     "A model that keeps what it can of its weights"
     boxes,state = self.default_boxes(boxes),load_weights(weights, self)
@@ -322,7 +322,7 @@ def from_scratch(self:Published,
     classes:list|int=None, # Names of your object classes, or their number; default: COCO's
     weights_backbone=None, # 'imagenet', or a file: weights of the body only
     boxes:DefaultBoxes=None, # Other default boxes on the same grids
-    bias:float=None, # Where the classes start; default: 0, as published
+    bias:float=None, # Where the classes start. Default: 0, as published
 )->SSD: # With `kept`, which is None
     "A model whose head is new"
     if classes is None: classes = [o for o in coco_classes() if self.coco or o!='N/A']
@@ -342,7 +342,7 @@ def __call__(self:Published,
     boxes:DefaultBoxes=None, # Other default boxes on the same grids
     synonyms:dict=None, # Your class → class of the weights, where the names differ
     names:list=None, # Object classes of the weights; default: COCO's, if there are 90
-    bias:float=None, # Where new classes start; default: `prior_bias()` if there are weights, and 0 as published if not
+    bias:float=None, # Where new classes start. Default: `prior_bias()` if there are weights, and 0 as published if not
 )->SSD: # With `published`, and with weights `kept`, the table
     "A published model with its weights and your classes"
     if isinstance(classes,str): raise ValueError(f'classes={classes!r}: give a list of names, or a number')

@@ -33,7 +33,7 @@ class TanhCoder:
 
 # %% ../../nbs/published/02_ssd_2018.ipynb #86ac7d40
 def ssd_2018(
-    arch, # As for `ssd_body`; the lesson used `resnet34`
+    arch, # As for `ssd_body`. The lesson used `resnet34`
     n_classes:int, # Object classes, without background
     size:tuple=(224,224), # (height, width) of the picture
     pretrained:bool=True, # Start from downloaded weights?
@@ -49,7 +49,7 @@ def ssd_2018(
 
 # %% ../../nbs/published/02_ssd_2018.ipynb #d8a5cd60
 def ssd_learner_2018(
-    dls:BBoxDataLoaders, # Photos with boxes; the lesson used size 224
+    dls:BBoxDataLoaders, # Photos with boxes. The lesson used size 224
     arch=resnet34, # As for `ssd_learner`
     pretrained:bool=True, # Start from downloaded ImageNet weights?
     kind:str='bce', # 'bce' or 'focal'

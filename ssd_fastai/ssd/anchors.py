@@ -20,7 +20,7 @@ from ..data.boxes import cxcywh2xyxy, show_boxes
 # %% ../../nbs/ssd/00_anchors.ipynb #2e6d28c0
 def grid_centers(
     grid:tuple, # (rows, columns)
-    step:float=None, # Side of a cell, as a fraction of the photo; default: 1/rows and 1/columns
+    step:float=None, # Side of a cell, as a fraction of the photo. Default: 1/rows and 1/columns
 )->Tensor: # (rows*columns, 2) x,y from 0 to 1, row by row
     "The centers of the cells of a grid laid over the photo"
     h,w = grid
@@ -31,7 +31,7 @@ def grid_centers(
 def grid_boxes(
     grid:tuple, # (rows, columns)
     shapes:Tensor, # (k, 2) widths and heights, 0 to 1
-    step:float=None, # Side of a cell, as a fraction of the photo; default: 1/rows and 1/columns
+    step:float=None, # Side of a cell, as a fraction of the photo. Default: 1/rows and 1/columns
 )->Tensor: # (rows*columns*k, 4) center boxes, cell by cell, in each cell shape by shape
     "A box of each shape in every cell of a grid"
     mid = grid_centers(grid, step)
@@ -43,7 +43,7 @@ class DefaultBoxes:
     def __init__(self,
         grids:list, # (rows, columns) of each feature map
         shapes:list, # For each feature map, (k, 2) widths and heights, 0 to 1
-        steps:list=None, # Side of a cell of each map, as a fraction of the photo; default: 1/rows and 1/columns
+        steps:list=None, # Side of a cell of each map, as a fraction of the photo. Default: 1/rows and 1/columns
         clip:bool=False, # Cut the boxes off at the edge of the photo?
     ):
         if len(grids)!=len(shapes): raise ValueError(f'{len(grids)} grids but {len(shapes)} lists of shapes')
@@ -81,7 +81,7 @@ def fastai2018_boxes(
 def paper_shapes(
     scale:float, # Scale of this map, as a fraction of the photo
     after:float, # Scale of the next map
-    ratios:tuple=(2,), # Width over height, beyond the squares; each also the other way round
+    ratios:tuple=(2,), # Width over height, beyond the squares. Each also the other way round
     clip:bool=True, # Widths and heights at most 1, as in torchvision?
 )->Tensor: # (2+2*len(ratios), 2) widths and heights
     "The shapes of one map in the SSD paper (§2.2), in torchvision's order"
@@ -189,7 +189,7 @@ def shape_iou(
 def kmeans(
     wh:Tensor, # (n, 2) widths and heights
     k:int, # Number of shapes wanted
-    weight:Tensor=None, # (n,) how much each object counts; default: all the same
+    weight:Tensor=None, # (n,) how much each object counts. Default: all the same
     iters:int=30, # Rounds
 )->Tensor: # (k, 2) shapes by size
     "k typical shapes, by k-means with the distance 1 − IoU"

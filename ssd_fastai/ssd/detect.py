@@ -53,7 +53,7 @@ def show(self:Detections,
 @patch
 def to_coco(self:Detections,
     image_id:int, # Id of the photo in the COCO file
-    category_ids:list=None, # COCO ids of the classes in the order of `vocab`; default: 1, 2, …
+    category_ids:list=None, # COCO ids of the classes in the order of `vocab`. Default: 1, 2, …
 )->list: # Rows for a COCO results file
     "As rows of a COCO results file"
     ids = category_ids or range(1,len(self.vocab)+1)
@@ -130,9 +130,9 @@ def select(
     probs:Tensor, # (A, n_classes) of one photo
     boxes:Tensor, # (A, 4) decoded boxes, corners 0 to 1
     min_score:float=.01, # Drop what scores less
-    nms:float=.45, # IoU from which two boxes of a class are the same object; None: no suppression
+    nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
     top_k:int=400, # Best boxes of each class that enter the suppression
-    keep:int=None, # Best boxes of a photo that are kept; default: 200, and all of them without suppression
+    keep:int=None, # Best boxes of a photo that are kept. Default: 200, and all of them without suppression
     degenerate:bool=False, # Boxes that have no area in the photo too, as in torchvision?
 ): # (boxes (n, 4), scores (n,), labels (n,)), highest score first
     "The boxes of one photo worth keeping (Liu et al. 2016, §2.2; as torchvision's SSD)"
@@ -161,7 +161,7 @@ def shortlist(
     top_k:int=400, # Best boxes of each class
     most:int=4096, # Best candidates of each photo
     degenerate:bool=False, # As for `select`
-)->Tensor: # (B, n, 6) box (corners 0 to 1), score, label; highest score first
+)->Tensor: # (B, n, 6) box (corners 0 to 1), score, label. Highest score first
     "The best candidates of a batch, without a question to the device"
     p = class_probs(preds[0], background)
     C = p.shape[2]

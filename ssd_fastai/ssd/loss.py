@@ -24,7 +24,7 @@ from .match import match
 def targets(
     default:Tensor, # (A, 4) default boxes, corners 0 to 1
     bbox:Tensor, # (B, N, 4) objects of a batch, corners 0 to 1, padded
-    label:Tensor, # (B, N) class from 1; 0 is padding; negative: an object that is ignored
+    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: an object that is ignored
     thr:float=.5, # IoU from which a default box is matched to an object
     like:str=None, # See `match`
 ): # ((B, A) class of each default box, 0 for background, −1 for not asked; (B, A, 4) the box it should draw)
@@ -94,13 +94,13 @@ def class_weights(
 # %% ../../nbs/ssd/02_loss.ipynb #cff52fd8
 def multibox_class_loss(
     scores:Tensor, # (B, A, C) with the background column
-    cls:Tensor, # (B, A) class of each default box; 0 is background, −1 is ignored
+    cls:Tensor, # (B, A) class of each default box. 0 is background, −1 is ignored
     neg_ratio:float=3., # Hard negatives for each positive
     min_neg:int=32, # Hard negatives in each photo at least
     weight:Tensor=None, # (C,) weight of each class, background first
 )->Tensor: # One number, summed over the batch
     "Cross-entropy of positives and hard negatives (SSD paper §2.2)"
-    with torch.no_grad(): # the loss as background; each form is faster in its range
+    with torch.no_grad(): # the loss as background. Each form is faster in its range
         few = scores.shape[-1]<16
         wrong = scores.logsumexp(-1)-scores[...,0] if few else -scores.log_softmax(-1)[...,0]
     pos = cls>0
@@ -112,7 +112,7 @@ def multibox_class_loss(
 # %% ../../nbs/ssd/02_loss.ipynb #5f6cb767
 def sigmoid_class_loss(
     scores:Tensor, # (B, A, C) without a background column
-    cls:Tensor, # (B, A) class of each default box from 1; 0 is background, −1 is ignored
+    cls:Tensor, # (B, A) class of each default box from 1. 0 is background, −1 is ignored
     kind:str='bce', # 'bce' or 'focal'
     alpha:float=.25, # Weight of objects against background (focal)
     gamma:float=2., # How little easy boxes weigh (focal)
@@ -161,7 +161,7 @@ class SSDLoss(nn.Module):
     def forward(self,
         preds, # (scores (B, A, C), offsets (B, A, 4)) of the model
         bbox:Tensor, # (B, N, 4) objects, corners −1 to 1, padded
-        label:Tensor, # (B, N) class from 1; 0 is padding; negative: ignored
+        label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
     )->Tensor: # One number
         "The loss of a batch"
         scores,offsets = (o.as_subclass(Tensor).float() for o in preds)
@@ -175,7 +175,7 @@ class SSDLoss(nn.Module):
         return (c+b)/n
     def class_loss(self,
         scores:Tensor, # (B, A, C) as the model gives them
-        cls:Tensor, # (B, A) class of each default box; 0 is background, −1 is ignored
+        cls:Tensor, # (B, A) class of each default box. 0 is background, −1 is ignored
     )->Tensor: # One number
         "The classification part, summed over the batch"
         if self.background: return multibox_class_loss(scores, cls, self.neg_ratio, self.min_neg, self.weight)
@@ -184,7 +184,7 @@ class SSDLoss(nn.Module):
         scores:Tensor, # (B, A, C) as the model gives them
         offsets:Tensor, # (B, A, 4)
         bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-        label:Tensor, # (B, N) class from 1; 0 is padding; negative: ignored
+        label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
     ): # Three numbers
         "(classification, localization, number of positives), summed over the batch, photo by photo"
         default = self.default.to(scores.device)

@@ -19,7 +19,7 @@ class PaddedBoxes(nn.Module):
     "Default boxes with everything that can be computed from them in advance"
     def __init__(self,
         default:Tensor, # (A, 4) default boxes, corners 0 to 1
-        weights:tuple=(10.,10.,5.,5.), # Those of `BoxCoder`; tx and ty the same, tw and th the same
+        weights:tuple=(10.,10.,5.,5.), # Those of `BoxCoder`. Tx and ty the same, tw and th the same
     ):
         super().__init__()
         lo,hi = default.split(2,-1)
@@ -41,10 +41,10 @@ class PaddedBoxes(nn.Module):
 def match_padded(
     const:PaddedBoxes, # Default boxes
     bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-    label:Tensor, # (B, N) class from 1; 0 is padding; negative: is ignored
+    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: is ignored
     thr:float=.5, # IoU from which a default box is matched to an object
     k:int=16, # Longest queue for one box
-)->Tensor: # (B, A) index of the object that each default box is matched to; N is background
+)->Tensor: # (B, A) index of the object that each default box is matched to. N is background
     "`match` for a padded batch, without waiting for the device"
     (B,N),A = label.shape,len(const.area)
     lo,hi = bbox.unsqueeze(2).split(2,-1)
@@ -74,7 +74,7 @@ def padded_multibox(
     offsets:Tensor, # (B, A, 4)
     const:PaddedBoxes, # Default boxes
     bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-    label:Tensor, # (B, N) class from 1; 0 is padding; negative: is ignored
+    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: is ignored
     thr:float=.5, # IoU from which a default box is matched to an object
     neg_ratio:float=3., # Hard negatives for each positive
     min_neg:int=32, # Hard negatives in each photo at least
@@ -137,7 +137,7 @@ class PaddedSSDLoss(SSDLoss):
         scores:Tensor, # (B, A, C) as the model gives them
         offsets:Tensor, # (B, A, 4)
         bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-        label:Tensor, # (B, N) class from 1; 0 is padding; negative: ignored
+        label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
     ): # Three numbers
         "(classification, localization, number of positives), summed over the batch, in one rectangle"
         self.const = self.const.to(scores.device)

@@ -17,7 +17,7 @@ from torchvision.ops import box_iou
 def pairwise_iou(
     objects:Tensor, # (n, 4) objects, corners
     default:Tensor, # (A, 4) default boxes, corners, same unit
-)->Tensor: # (n, A) IoU; where boxes do not overlap, minus the gap between them
+)->Tensor: # (n, A) IoU. Where boxes do not overlap, minus the gap between them
     "How well each default box fits each object"
     lo,hi = torch.maximum(objects[:,None,:2],default[:,:2]),torch.minimum(objects[:,None,2:],default[:,2:])
     gap = hi.sub_(lo).amin(-1)
@@ -85,7 +85,7 @@ def match(
     thr:float=.5, # IoU from which a default box is matched to an object
     ignore:Tensor=None, # (m, 4) regions that are ignored: crowds, difficult objects
     like:str=None, # 'torchvision': its rule for collisions (torchvision 0.29's `SSDMatcher`)
-)->Tensor: # (A,) index of the object that each default box is matched to; −1 is background, −2 is ignored
+)->Tensor: # (A,) index of the object that each default box is matched to. −1 is background, −2 is ignored
     "Match default boxes to objects by IoU, with at least one box for each object (SSD paper §2.2)"
     if like not in (None,'torchvision'): raise ValueError(f"like='{like}': choose 'torchvision' or None")
     if not len(objects): own = torch.full((len(default),), -1, device=default.device)

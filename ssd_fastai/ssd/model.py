@@ -42,7 +42,7 @@ def trace_sizes(
 # %% ../../nbs/ssd/03_model.ipynb #d42d12b0
 def cut_points(
     body:nn.Module, # A sequential body
-    strides:list, # Strides asked for; those beyond the body are ignored
+    strides:list, # Strides asked for. Those beyond the body are ignored
 ): # (layers, index of the last layer at each stride, channels there, the strides found)
     "Where to cut a sequential body to get the feature maps at `strides`, and at least its last one"
     layers = flat_layers(body)
@@ -104,12 +104,12 @@ class TimmMaps(nn.Module):
         return [m if m.shape[1]==c else m.permute(0,3,1,2) for m,c in zip(self.net(x),self.chs)]
 
 def ssd_body(
-    arch, # A function that makes a torchvision or fastai model, such as `resnet34`; or the name of a timm model
+    arch, # A function that makes a torchvision or fastai model, such as `resnet34`. Or the name of a timm model
     strides:list=(8,16,32), # Strides of the feature maps asked for
     pretrained:bool=True, # Start from downloaded weights?
     cut=None, # Where to cut the model, as in `create_body`
     weights=None, # torchvision weights other than the model's best
-)->nn.Module: # Returns feature maps; has `chs` and `strides`
+)->nn.Module: # Returns feature maps. Has `chs` and `strides`
     "A body that returns feature maps"
     name,strides = arch if isinstance(arch,str) else arch.__name__,sorted(strides)
     if isinstance(arch,str):
@@ -252,14 +252,14 @@ def feature_grids(
 class SSD(nn.Module):
     "A single shot detector: body, head and default boxes"
     def __init__(self,
-        body:nn.Module, # Returns feature maps; has `chs` and `strides`, as `ssd_body` makes
+        body:nn.Module, # Returns feature maps. Has `chs` and `strides`, as `ssd_body` makes
         boxes:DefaultBoxes, # Default boxes for the grids of `feature_grids`
         n_classes:int, # Object classes, without background
         size:tuple, # (height, width) of the picture
         background:bool=True, # A column for the background and a softmax? Otherwise a yes or no for each class
-        coder=None, # What the offsets mean; default: `BoxCoder()`
-        bias:float|Tensor=None, # Bias of the classes before training, or (C,) one for each; default: `prior_bias(.01)`
-        head:SSDHead=None, # A ready head, which is left as it is; default: an `SSDHead` with small weights and `bias`
+        coder=None, # What the offsets mean. Default: `BoxCoder()`
+        bias:float|Tensor=None, # Bias of the classes before training, or (C,) one for each. Default: `prior_bias(.01)`
+        head:SSDHead=None, # A ready head, which is left as it is. Default: an `SSDHead` with small weights and `bias`
         **kwargs, # Passed to `SSDHead`
     ):
         super().__init__()

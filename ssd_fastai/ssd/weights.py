@@ -28,7 +28,7 @@ def _first_shapes(model):
 
 def boxes_of(
     model:SSD, # A model
-)->DefaultBoxes: # Its default boxes; `boxes` equals `model.boxes`
+)->DefaultBoxes: # Its default boxes. `boxes` equals `model.boxes`
     "The default boxes that a model uses, as one object"
     res = getattr(model, 'default_boxes', None)
     if res is None: res = model.default_boxes = DefaultBoxes(model.grids, _first_shapes(model))
@@ -39,7 +39,7 @@ def boxes_of(
 def detector_note(
     model:SSD, # A model
     vocab:list, # Its object classes in order, without background
-    stats:tuple=None, # (mean, std) that the photos are normalized with; None: they are not
+    stats:tuple=None, # (mean, std) that the photos are normalized with. None: they are not
 )->dict: # vocab, size, stats, background, grids, shapes, steps
     "What the weights of a detector mean, as plain numbers and names"
     boxes = boxes_of(model)
@@ -155,7 +155,7 @@ def read_detector(
 def class_order(
     have:list, # Classes as they are
     want:list, # Classes as they should be
-)->list: # For each class of `want` its place in `have`; None if they are not the same classes
+)->list: # For each class of `want` its place in `have`. None if they are not the same classes
     "How to get from one order of classes to another"
     have,want = [str(o) for o in have],[str(o) for o in want]
     return [have.index(o) for o in want] if sorted(have)==sorted(want) else None

@@ -64,7 +64,7 @@ def probe(
     return (outs.as_subclass(Tensor).float()*torch.randn_like(outs,dtype=torch.float32)).mean()
 
 def reached(
-    model:nn.Module, # In training mode; its gradients are overwritten
+    model:nn.Module, # In training mode. Its gradients are overwritten
     value:Tensor, # Where the backward pass starts
 )->dict: # Name of each parameter → None, or its largest gradient
     "How far a backward pass gets"

@@ -56,7 +56,7 @@ class GroupRates(Callback):
         self.rates.append([h['lr'] for h in self.opt.hypers])
     def plot(self,
         names:tuple=('body','head'), # Of the groups
-        ax=None, # Axes; default: new ones
+        ax=None, # Axes. Default: new ones
     ):
         "The learning rate of each group over the training"
         ax = ax or plt.subplots(figsize=(6,3))[1]

@@ -164,20 +164,20 @@ def check_callback(
 # %% ../../nbs/train/02_guards.ipynb #5986b41a
 def loader_vocab(
     dl, # A DataLoader
-)->list: # Object classes in order, without background; None if it has no labels of ours
+)->list: # Object classes in order, without background. None if it has no labels of ours
     "The classes of a loader"
     fs = (t for tl in getattr(dl.dataset,'tls',[]) for t in tl.tfms.fs)
     return next((list(t.vocab)[1:] for t in fs if isinstance(t,BoxCategorize)), None)
 
 def loader_size(
     dl, # A DataLoader
-)->tuple: # (height, width); None if nothing brings photos to a size
+)->tuple: # (height, width). None if nothing brings photos to a size
     "The size of the photos of a loader"
     return next((tuple(t.size) for t in dl.after_item if isinstance(t,BoxResize)), None)
 
 def loader_stats(
     dl, # A DataLoader
-)->tuple: # (mean, std) as lists; None without normalization
+)->tuple: # (mean, std) as lists. None without normalization
     "The normalization of a loader"
     t = next((t for t in dl.after_batch.fs if isinstance(t,Normalize)), None)
     return t and tuple(o.flatten().tolist() for o in (t.mean,t.std))
@@ -205,7 +205,7 @@ def same_classes(
     have:list, # Classes of a model
     want:list, # Classes of the loaders
     what:str, # Whose classes, for the message: 'This model is'
-)->list: # For each class of `want` its place in `have`; None if they are in order
+)->list: # For each class of `want` its place in `have`. None if they are in order
     "Refuse other classes; how the same ones get into the order of the loaders"
     order = class_order(have, want)
     if order is None:

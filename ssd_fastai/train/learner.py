@@ -256,14 +256,14 @@ def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes
     arch, # A function that makes a torchvision or fastai model, the name of a timm model, or a published detector
     pretrained:bool=True, # Start from downloaded ImageNet weights?
-    boxes=None, # `DefaultBoxes`, or the name of a published set; default: fitted to the training set
+    boxes=None, # `DefaultBoxes`, or the name of a published set. Default: fitted to the training set
     strides:tuple=None, # Strides of the maps with a head; those past the body's are added. Default: 8, 16, 32
     k:int=4, # Default boxes in each cell, when they are fitted
     kind:str='multibox', # Classification loss: 'multibox', 'bce' or 'focal'
     boosters:int=0, # Extra convolutions before the heads of the body's maps, for small objects
     width:int=256, # Channels of boosters and added maps
     drop:float=0., # Dropout in the head
-    bias:float=None, # Bias of the classes before training; default: counted on the training set (`class_priors`)
+    bias:float=None, # Bias of the classes before training. Default: counted on the training set (`class_priors`)
     class_weight:str|dict=None, # Weights of the classes in the loss: None, 'balanced', or a dictionary by name
     loss_kw:dict=None, # More for `SSDLoss`: min_neg, neg_ratio, box_kind, box_weight, …
     cut=None, # Where to cut the body, as in `create_body`
@@ -273,7 +273,7 @@ def ssd_learner(
     opt_func=Adam, # fastai's Adam is AdamW
     metrics=None, # `coco_metrics()`
     cbs=None, # More callbacks
-    **kwargs, # Passed to `Learner`: lr, wd, path, …; for a published detector also weights_backbone, synonyms, names
+    **kwargs, # Passed to `Learner`: lr, wd, path, …. For a published detector also weights_backbone, synonyms, names
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
     check_loaders(dls)
@@ -306,8 +306,8 @@ def _tell_plan(learn, epochs, freeze_epochs, lr, lr_mult):
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:SSDLearner,
     epochs:int, # Epochs with everything trained
-    base_lr:float=None, # Learning rate of the head; default: 2e-3, and 1e-3 for a body from scratch
-    freeze_epochs:int=None, # Epochs with the body frozen, before that; default: 1 if pretrained, else 0
+    base_lr:float=None, # Learning rate of the head. Default: 2e-3, and 1e-3 for a body from scratch
+    freeze_epochs:int=None, # Epochs with the body frozen, before that. Default: 1 if pretrained, else 0
     lr_mult:float=None, # The body's learning rate is the head's divided by this; default: 10 if pretrained, else 1
     pct_start:float=.3, # Fraction of the epochs in which the learning rate rises
     div:float=5., # The learning rate starts at its largest value divided by this
@@ -337,7 +337,7 @@ def _pixels(a):
     return (a*255).round().astype(np.uint8)
 
 def to_photo(
-    item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w); uint8, uint16, or floats 0 to 1
+    item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w). uint8, uint16, or floats 0 to 1
 )->Image.Image: # RGB
     "Anything that looks like a photo as an RGB photo"
     if isinstance(item,(str,Path)): return open_photo(item)
@@ -367,7 +367,7 @@ def _onto_photo(det, win, size):
 def predict(self:SSDLearner,
     item, # Path, PIL image, array or tensor: see `to_photo`
     min_score:float=.3, # Drop what scores less
-    nms:float=.45, # IoU from which two boxes of a class are the same object; None: no suppression
+    nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
     **kwargs, # Passed to `select`: top_k, keep
 )->Detections: # Boxes in the pixels of the photo
     "Detect objects on a new photo"
@@ -425,8 +425,8 @@ def _own_dl(self:SSDLearner, dl):
 @patch
 @torch.no_grad()
 def ap_per_class(self:SSDLearner,
-    dl=None, # DataLoader; default: the validation set
-    max_dets:int=None, # Detections of a photo that count; default: as the metrics of this learner, else 100
+    dl=None, # DataLoader. Default: the validation set
+    max_dets:int=None, # Detections of a photo that count. Default: as the metrics of this learner, else 100
 )->pd.DataFrame: # A row for each class: objects, AP, AP50, AP75
     "Average precision of each class over a data set"
     if dl is None:

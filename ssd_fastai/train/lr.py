@@ -121,7 +121,7 @@ def blow_up(
     x:np.ndarray, # (n,) log10 of the learning rates
     y:np.ndarray, # (n,) losses
     end:float=np.inf, # Where the losses stop being numbers
-)->float: # log10 of the learning rate; inf if there is none
+)->float: # log10 of the learning rate. Inf if there is none
     "Where the loss begins to explode: at the raw or the smooth losses, whichever is first"
     m,start = s.loss.argmin(),s.loss[:len(s.x)//10].mean()
     line = s.loss[m]+max(.25*(start-s.loss[m]), .1*abs(start))
@@ -245,7 +245,7 @@ def lr_inflections(self:Learner,
     num_it:int=100, # Number of batches
     stop_div:bool=True, # Stop when the loss explodes?
     factor:float=3., # As in the function `lr_inflections`
-    min_fall:float=.08, # The same; more than there, since what batches differ by is not a fall
+    min_fall:float=.08, # The same. More than there, since what batches differ by is not a fall
     show:bool=True, # Draw the curve and print the table?
 )->LRInflections: # `points`, the suggested `lr`, and a `slice`
     "Run `lr_find`, find its inflection points, and leave everything as it was"
@@ -267,7 +267,7 @@ def Inflection(
     lrs:list, # Learning rates
     losses:list, # Losses
     num_it:int, # Number of batches
-)->tuple: # (learning rate, (learning rate, loss)); nan if there is no point
+)->tuple: # (learning rate, (learning rate, loss)). Nan if there is no point
     "The suggested learning rate, as a `suggest_funcs` entry of `Learner.lr_find`"
     r = lr_inflections(lrs, losses, min_fall=.08)
     if not r.points: return float('nan'),(float('nan'),float('nan'))

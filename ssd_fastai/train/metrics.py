@@ -26,7 +26,7 @@ from ..ssd.detect import Detections, detect
 class CocoEvaluator:
     "COCO average precision over a whole data set, through pycocotools"
     def __init__(self,
-        max_dets:int=None, # Detections of a photo that count; default: 100, or as many as the fullest photo has objects
+        max_dets:int=None, # Detections of a photo that count. Default: 100, or as many as the fullest photo has objects
     ):
         self.max_dets,self.told = max_dets,False
         self.reset()
@@ -87,7 +87,7 @@ def _truth(ev):
 @patch
 def run(self:CocoEvaluator,
     areas:bool=False, # The numbers of small, medium and large objects too? That takes four times as long
-)->COCOeval: # With `precision` (thresholds, recalls, classes, areas, most detections); None if nothing was found
+)->COCOeval: # With `precision` (thresholds, recalls, classes, areas, most detections). None if nothing was found
     "Evaluate what was added, once"
     if not (self.dets and self.anns): return self._res
     if self._res is not None and not (areas and len(self._res.params.areaRng)==1): return self._res

@@ -40,7 +40,7 @@ class CPUBf16(Callback):
 
 # %% ../../nbs/train/01_precision.ipynb #41e3f6b0
 def time_precisions(
-    model:nn.Module, # On the CPU; a copy of it is timed
+    model:nn.Module, # On the CPU. A copy of it is timed
     size:tuple, # (height, width) of the picture
     bs:int=2, # Photos in a batch
     n:int=3, # Steps, of which the fastest counts

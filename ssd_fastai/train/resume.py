@@ -71,7 +71,7 @@ def save_atomic(
 
 def load_checked(
     file:str|Path, # As `save_atomic` wrote it
-): # What was saved; None, with a warning, if the file is not whole
+): # What was saved. None, with a warning, if the file is not whole
     "Load what `save_atomic` saved, if its fingerprint is right; no code in it is run"
     raw = Path(file).read_bytes()
     if hashlib.sha256(raw[32:]).digest()!=raw[:32]: return warnings.warn(f'{file} is not whole: it is not loaded')
@@ -242,7 +242,7 @@ class Resumable(Callback):
     "Save the whole state of a training every few batches, and go on from it when the same training is started again"
     order,run_valid = 90,False
     def __init__(self,
-        file:str|Path, # Checkpoint; delete it to start anew
+        file:str|Path, # Checkpoint. Delete it to start anew
         every:int=50, # Batches between checkpoints
     ):
         if every<1: raise ValueError(f'every={every}: it is a number of batches, 1 or more')

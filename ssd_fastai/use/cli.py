@@ -87,7 +87,7 @@ def _train(learn, epochs, lr):
     with learn.no_bar(): learn.fine_tune(epochs, lr)
 
 def ssd_train(
-    data:str=None, # Folder with your photos (COCO or VOC layout); default: draw the sample
+    data:str=None, # Folder with your photos (COCO or VOC layout). Default: draw the sample
     out:str='ssd_out', # Folder for the results
     arch:str='resnet18', # torchvision model, or the name of a timm model
     pretrained:bool=False, # Start from downloaded ImageNet weights?

@@ -19,7 +19,7 @@ def best_threshold(
     scores:np.ndarray, # (n,) highest first
     tp:np.ndarray, # (n,) 1 where a detection is right
     n_objects:int, # Objects that count
-    cost:float=None, # A miss costs this many false alarms; None: the largest F1
+    cost:float=None, # A miss costs this many false alarms. None: the largest F1
 )->float: # Score from which to show detections
     "The score that loses least"
     if not len(scores) or not n_objects: return .5
@@ -33,7 +33,7 @@ def best_threshold(
 # %% ../../nbs/use/01_confidence.ipynb #8a437e42
 @patch
 def thresholds(self:Mistakes,
-    cost:float=None, # A miss costs this many false alarms; None: the largest F1
+    cost:float=None, # A miss costs this many false alarms. None: the largest F1
 )->dict: # Class → score from which to show it
     "The score from which to show each class"
     if cost is not None and not cost>0: raise ValueError(f'cost={cost}: a miss costs more than 0 false alarms')

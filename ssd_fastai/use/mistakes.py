@@ -170,7 +170,7 @@ def _batches(o, bs): return [o[i:i+bs] for i in range(0,len(o),bs)]
 
 def find_mistakes(
     learn:SSDLearner, # A learner
-    photos=None, # `Annotations`, or a DataLoader; default: the validation set
+    photos=None, # `Annotations`, or a DataLoader. Default: the validation set
     iou:float=.5, # IoU from which a detection finds an object
     min_score:float|dict=.3, # Score from which a detection is shown, or one for each class
     bs:int=16, # Photos at a time
@@ -358,7 +358,7 @@ def average_precision(
     tp:np.ndarray, # (n,) 1 where a detection is right, highest score first
     n_objects:float, # Objects that count
     weight:np.ndarray=None, # (n,) how often each detection counts
-)->float: # 0 to 1; NaN without objects
+)->float: # 0 to 1. NaN without objects
     "Area under the precision-recall curve at 101 recalls (COCO's `accumulate`)"
     if not n_objects: return float('nan')
     w = np.ones(len(tp)) if weight is None else weight
@@ -372,7 +372,7 @@ def average_precision(
 @patch
 def curves(self:Mistakes,
     iou:float=None, # Another IoU than the set was matched at
-)->list: # For each class: (scores, right or wrong, number of the photo), highest score first; (photos,) objects
+)->list: # For each class: (scores, right or wrong, number of the photo), highest score first. (photos,) objects
     "What a precision-recall curve is made of"
     ms = self.matches if iou in (None,self.iou) else [match_photo(p,iou) for p in self.photos]
     res = []
@@ -485,7 +485,7 @@ def plot_sizes(self:Mistakes,
 @patch
 def confusion(self:Mistakes,
     normalize:bool=False, # Fractions of each row (of the objects of a class) instead of numbers?
-)->pd.DataFrame: # (C+1, C+1) rows: what was there; columns: what was said; last of each: background
+)->pd.DataFrame: # (C+1, C+1) rows: what was there. columns: what was said. Last of each: background
     "Objects against detections above their thresholds: COCO's matches first, then the best detection of another class"
     C,cut = len(self.vocab),self.cutoffs()
     m = np.zeros((C+1,C+1),int)

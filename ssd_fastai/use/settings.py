@@ -48,7 +48,7 @@ def _nearest(name): return next((p/name for p in [Path.cwd(),*Path.cwd().parents
 
 def course_settings(
     profile:str=None, # 'quick', 'laptop', 'full', or a section of your file; default: SSD_FASTAI_PROFILE, or 'laptop'
-    file:str|Path=None, # Settings file; default: `settings.ini` here or in a folder above
+    file:str|Path=None, # Settings file. Default: `settings.ini` here or in a folder above
 )->SimpleNamespace: # The settings as attributes, and `profile`
     "Settings of the course notebooks for a profile"
     profile = profile or os.environ.get('SSD_FASTAI_PROFILE') or 'laptop'
