@@ -24,10 +24,12 @@ from ssd_fastai.ssd.model import SSD, SSDHead, class_priors, feature_grids, fitt
 from ssd_fastai.ssd.detect import Detections, detect
 from ssd_fastai.train.metrics import CocoEvaluator, coco_metrics
 from ssd_fastai.train.guards import NaNGuard
+from ssd_fastai.train.precision import FusedAdamW
 from ssd_fastai.train.learner import SSDLearner, ssd_learner, ssd_split
 from ssd_fastai.train.lr import Inflection, lr_inflections, plot_inflections
 from ssd_fastai.train.groups import FreezeStats, GroupRates
 from ssd_fastai.train.resume import Resumable
+from ssd_fastai.train.average import EMA
 from ssd_fastai.published.layers import PreciseBatchNorm
 from ssd_fastai.published.models import (coco_classes, published_input, ssd300_vgg16, ssd512_vgg16,
                                          ssdlite320_mobilenet_v2, ssdlite320_mobilenet_v3_large)

@@ -13,7 +13,7 @@ def loaders(train, valid): return BBoxDataLoaders.from_annotations(train[:8], va
 def learn(loaders):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return ssd_learner(loaders, 'resnet10t', pretrained=False, boosters=1, width=32)
+        return ssd_learner(loaders, 'resnet10t', pretrained=False, strides=(8,16,32), neck=False, boosters=1, width=32)
 
 def names(m, prefix): return {f'{prefix}.{n}' for n,_ in m.named_parameters()}
 

@@ -201,14 +201,18 @@ def test_fine_tune_by_situation(learn, capsys):
         learn.fine_tune(3, 5e-3)
         learn.pretrained = True
         learn.fine_tune(3)
+        learn.fine_tune(3, freeze_epochs=1, lr_mult=10)
         out = capsys.readouterr().out
     finally:
         del learn.fit_one_cycle
         learn.pretrained = was
         learn.unfreeze()
-    assert seen[:2]==[(3,1e-3,True),(3,5e-3,True)]
-    assert seen[2][0]==1 and not seen[2][2] and seen[3][0]==3 and seen[3][2] and seen[3][1].start<seen[3][1].stop
-    assert 'from scratch' in out and 'frozen' in out
+    assert seen[:3]==[(3,2e-3,True),(3,5e-3,True),(3,4e-3,True)]
+    assert seen[3][0]==1 and not seen[3][2] and seen[4][0]==3 and seen[4][2] and seen[4][1].start<seen[4][1].stop
+    lines = out.splitlines()
+    assert 'from scratch' in lines[0] and 'frozen' not in lines[2] and '1 epoch(s) with the body frozen' in lines[3]
+    n = 3*len(learn.dls.train)
+    assert all(f'({n} steps, which is few: {-(-250//len(learn.dls.train))} epochs would make 250)' in o for o in lines)
 
 def test_pretrained_offline_and_from_a_local_file(tmp_path, monkeypatch, train, valid):
     "Weights that we save under the name that torchvision looks for are used; without them the error says what to do"
@@ -231,8 +235,9 @@ def test_pretrained_offline_and_from_a_local_file(tmp_path, monkeypatch, train, 
 
 def test_size_that_does_not_fit(train, valid):
     dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=(100,128), bs=4)
-    with pytest.warns(UserWarning, match=r'size=\(96, 128\) fits'): ssd_learner(dls, resnet18, pretrained=False)
-    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=16, bs=4)
+    with pytest.warns(UserWarning, match=r'size=\(96, 128\) fits'):
+        ssd_learner(dls, resnet18, pretrained=False, strides=(8,16,32))
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=8, bs=4)
     with pytest.raises(ValueError, match='smaller than one cell'), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         ssd_learner(dls, resnet18, pretrained=False)

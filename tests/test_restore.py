@@ -106,7 +106,7 @@ def test_the_file_of_another_order_of_classes(trained, few, tmp_path):
     assert l.dls.vocab==vocab and same_answer(trained, l, photo)
     for k in (0,1): # what the optimizer remembers has moved as well
         p,q = trained.model.head.classes[k].weight,l.model.head.classes[k].weight
-        a,b = trained.opt.state[p]['grad_avg'],l.opt.state[q]['grad_avg']
+        a,b = trained.opt.opt.state[p]['exp_avg'],l.opt.opt.state[q]['exp_avg']
         cols = [0,*(o+1 for o in order)]
         assert a.abs().sum()>0 and torch.equal(a.view(-1,4,*a.shape[1:])[:,cols].reshape_as(b), b)
     l = learner(loaders(*few, vocab=vocab, path=tmp_path))
@@ -273,7 +273,7 @@ def test_old_files_are_told(trained, dls, tmp_path):
         l = learner(dls)
         with pytest.warns(UserWarning, match='does not say what its classes'): l.load(tmp_path/'old')
         assert one_set(l) and torch.equal(l.model.boxes,trained.model.boxes)
-        if with_opt: assert l.opt.state[l.model.head.classes[0].weight]['step']==8
+        if with_opt: assert l.opt.opt.state[l.model.head.classes[0].weight]['step']==8
 
 def test_the_best_model_comes_back(dls):
     "fastai's SaveModelCallback goes through our `save` and `load`"

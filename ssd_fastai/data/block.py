@@ -7,11 +7,12 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/data/block.html.md"""
 # %% auto #0
 __all__ = ['record_photo', 'record_boxes', 'Ignored', 'record_labels', 'RecordLabels', 'BoxCategorize', 'pad_boxes',
            'BBoxDataLoaders', 'BBoxDataBlock', 'tfm_pair', 'check_item_tfms', 'check_batch_tfms', 'bbox_datablock',
-           'n_objects', 'check_pair', 'unnormalize', 'color_legend', 'as_test_item']
+           'n_objects', 'check_pair', 'loader_stats', 'same_stats', 'unnormalize', 'color_legend', 'as_test_item']
 
 # %% ../../nbs/data/09_block.ipynb #7409c220
 import warnings
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 import torch
 from torch import Tensor
@@ -262,6 +263,43 @@ def from_annotations(cls:BBoxDataLoaders,
     block = bbox_datablock(train.vocab, size, tfms, item_tfms, batch_tfms, splitter, stats, ignore)
     return block.dataloaders(train.records+valid.records, bs=min(n,bs), path=path, num_workers=num_workers,
                              device=device or default_device())
+
+# %% ../../nbs/data/09_block.ipynb #3f249862
+def loader_stats(
+    dl, # A DataLoader
+)->tuple: # (mean, std) as lists. None without normalization
+    "The normalization of a loader"
+    t = next((t for t in dl.after_batch.fs if isinstance(t,Normalize)), None)
+    return t and tuple(o.flatten().tolist() for o in (t.mean,t.std))
+
+def same_stats(
+    a, # (mean, std), or None
+    b, # (mean, std), or None
+)->bool:
+    "Are two normalizations the same?"
+    if a is None or b is None: return a is b
+    return all(len(x)==len(y) and np.allclose(x,y,atol=1e-4) for x,y in zip(a,b))
+
+# %% ../../nbs/data/09_block.ipynb #4b40eb1d
+def _with_input(dl, size, stats):
+    "A copy of a loader with another size and normalization"
+    item,batch = deepcopy(dl.after_item),deepcopy(dl.after_batch)
+    for t in item.fs:
+        if isinstance(t,BoxResize): t.size = size
+    for t in batch.fs:
+        if not isinstance(t,Normalize): continue
+        t.mean,t.std = (torch.as_tensor(o,dtype=t.mean.dtype,device=t.mean.device).view_as(t.mean) for o in stats)
+    return dl.new(after_item=item, after_batch=batch)
+
+@patch
+def with_input(self:BBoxDataLoaders,
+    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: as it is
+    stats:tuple=None, # (mean, std) for normalization. Default: as it is
+)->BBoxDataLoaders: # New ones; these stay as they are
+    "Loaders of the same photos with another size or normalization"
+    size = self.size if size is None else hw(size)
+    return type(self)(*[_with_input(dl,size,stats or loader_stats(dl)) for dl in self.loaders], path=self.path,
+                      device=self.device)
 
 # %% ../../nbs/data/09_block.ipynb #2e15bc40
 def unnormalize(

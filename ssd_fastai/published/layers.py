@@ -173,7 +173,7 @@ def from_parts(cls:SSDHead,
     nn.Module.__init__(self)
     self.boosters,self.extra = nn.ModuleList(before),nn.ModuleList(extra)
     self.classes,self.offsets = nn.ModuleList(classes),nn.ModuleList(offsets)
-    self.n_out = n_out
+    self.n_out,self.neck = n_out,None
     return self
 
 # %% ../../nbs/published/00_layers.ipynb #fae5076c

@@ -11,17 +11,14 @@ __all__ = ['vgg_rules', 'lite_rules', 'ssd300_vgg16', 'ssd512_vgg16', 'ssdlite32
 
 # %% ../../nbs/published/01_models.ipynb #c81db050
 import difflib, re
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 import pandas as pd, torch
 from torch import Tensor, nn
 from torchvision.models.detection import SSD300_VGG16_Weights, SSDLite320_MobileNet_V3_Large_Weights
 from fastcore.basics import patch, store_attr
-from fastai.data.transforms import Normalize
 from fastai.vision.core import imagenet_stats
-from ..data.augment import BoxResize
-from ..data.block import BBoxDataLoaders
+from ..data.block import BBoxDataLoaders, loader_stats, same_stats
 from ..ssd.anchors import DefaultBoxes, published_boxes
 from ..ssd.model import SSD, last_conv, prior_bias
 from .layers import (PreciseBatchNorm, extras512, fetch_weights, read_weights, v2_ssd, v3_end, v3_ssd,
@@ -352,27 +349,6 @@ def __call__(self:Published,
     model.published = self
     return model
 
-# %% ../../nbs/published/01_models.ipynb #5e052520
-def _stats(dls):
-    "Mean and standard deviation of the loaders, if they normalize"
-    t = next((t for t in dls.train.after_batch.fs if isinstance(t,Normalize)), None)
-    return t and (t.mean.flatten().cpu(), t.std.flatten().cpu())
-
-def _alike(a, b):
-    if a is None: return False
-    pairs = [(torch.as_tensor(x,dtype=torch.float32),torch.as_tensor(y,dtype=torch.float32)) for x,y in zip(a,b)]
-    return all(torch.allclose(x, y, atol=1e-4) for x,y in pairs)
-
-def _refit(dl, size, stats):
-    "A copy of a loader with another size and normalization"
-    item,batch = deepcopy(dl.after_item),deepcopy(dl.after_batch)
-    for t in item.fs:
-        if isinstance(t,BoxResize): t.size = size
-    for t in batch.fs:
-        if not isinstance(t,Normalize): continue
-        t.mean,t.std = (torch.as_tensor(o,dtype=t.mean.dtype,device=t.mean.device).view_as(t.mean) for o in stats)
-    return dl.new(after_item=item, after_batch=batch)
-
 # %% ../../nbs/published/01_models.ipynb #724accd3
 def _check_input(dls, had, arch):
     "An error where the loaders have a size or a normalization that somebody chose, and it is not the model's"
@@ -381,22 +357,21 @@ def _check_input(dls, had, arch):
     if dls.size not in (arch.size,(224,224)):
         raise ValueError(f'{arch.name} sees {h}×{w} pixels, and these loaders make {mine_h}×{mine_w}: '
                          f'its default boxes and weights belong to its size. {how}')
-    if not (_alike(had,arch.stats) or _alike(had,imagenet_stats)):
+    if not (same_stats(had,arch.stats) or same_stats(had,imagenet_stats)):
         raise ValueError(f'{arch.name} wants photos normalized with {arch.stats}, and these loaders use '
-                         f'{had and tuple(o.tolist() for o in had)}. {how}')
+                         f'{had}. {how}')
 
 def right_input(
     dls:BBoxDataLoaders, # Your loaders
     arch:Published, # A published model, such as `ssd300_vgg16`
 )->BBoxDataLoaders: # Yours if they fit, or new ones
     "Loaders with the size and the normalization of a published model"
-    had,(h,w) = _stats(dls),dls.size
+    had,(h,w) = loader_stats(dls.train),dls.size
     _check_input(dls, had, arch)
-    fits = dls.size==arch.size and _alike(had,arch.stats)
+    fits = dls.size==arch.size and same_stats(had,arch.stats)
     told = '' if fits else f" (your loaders had {h}×{w} and ImageNet's)"
     print(f'{arch.name}: photos of {arch.size[0]}×{arch.size[1]} pixels, its own normalization{told}')
-    if fits: return dls
-    return BBoxDataLoaders(*[_refit(dl,arch.size,arch.stats) for dl in dls.loaders], path=dls.path, device=dls.device)
+    return dls if fits else dls.with_input(arch.size, arch.stats)
 
 # %% ../../nbs/published/01_models.ipynb #638a6070
 @patch

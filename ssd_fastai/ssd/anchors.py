@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/ssd/anchors.html.md"""
 # %% auto #0
 __all__ = ['boxes_strides', 'grid_centers', 'grid_boxes', 'DefaultBoxes', 'fastai2018_boxes', 'paper_shapes', 'published_boxes',
            'show_default_boxes', 'normalized_boxes', 'best_ious', 'coverage', 'shape_iou', 'kmeans',
-           'fit_default_boxes', 'show_coverage', 'warn_coverage']
+           'fit_default_boxes', 'show_coverage', 'warn_coverage', 'choose_strides']
 
 # %% ../../nbs/ssd/00_anchors.ipynb #e04f8200
 import math, warnings
@@ -264,3 +264,21 @@ def warn_coverage(
     if not bad: return
     warnings.warn(f'Few objects of these classes have a default box that fits (IoU ≥ .5): {bad}. '
                   f'They will be hard to find. {remedy}', stacklevel=stacklevel)
+
+# %% ../../nbs/ssd/00_anchors.ipynb #1d3c0217
+def choose_strides(
+    annotations, # `Annotations` of the training set
+    size:tuple, # (height, width) that the model sees
+    k:int=4, # Default boxes in each cell
+    zooms:tuple=(1.,), # As for `fit_default_boxes`
+    least:float=90., # Percent of the objects of each class that must have a default box with IoU ≥ .5
+    max_photos:int=200, # Photos looked at, at most, spread evenly over the set
+)->tuple: # Strides, finest first
+    "The strides that a data set needs: 8, 16 and 32 if they cover it, else finer ones"
+    some = annotations[::max(1,math.ceil(len(annotations)/max_photos))]
+    fit = dict(annotations=some, k=k, zooms=zooms)
+    boxes = fit_default_boxes(grids=[tuple(math.ceil(o/s) for o in size) for s in (8,16,32)], **fit)
+    if coverage(boxes, some)['covered %'].min()>=least: return 8,16,32
+    sides = best_ious(boxes.boxes[:1], some).groupby('class')[['w','h']].median()
+    largest = ((sides.w*sides.h)**.5).max()*math.sqrt(size[0]*size[1])
+    return (4,8,16,32) if largest>8*16 else (4,8,16)

@@ -162,9 +162,11 @@ def halve(
     with torch.autocast(x.device.type, enabled=False): return layer(x.float())
 
 # %% ../../nbs/ssd/03_model.ipynb #0ff8b400
+_no_boosters = ("boosters={}: boosters come before the heads of the body's maps, and here these have no heads. "
+                'Leave `boosters` out, or ask for strides that the body has.')
+
 class SSDHead(nn.Module):
     "Extra maps, boosters, and for each map a convolution for the classes and one for the offsets"
-    neck = None
     def __init__(self,
         chs:list, # Channels of the body's maps, finest first
         ks:list, # Default boxes in each cell, for each map with a head
@@ -176,8 +178,9 @@ class SSDHead(nn.Module):
         neck:nn.Module=None, # Between body and heads: takes the body's maps, has `chs`; `TopDown`, say
     ):
         super().__init__()
-        if neck is not None: self.neck,chs = neck,neck.chs
+        self.neck,chs = neck,chs if neck is None else neck.chs
         used = list(chs) if use_body else []
+        if boosters and not used: raise ValueError(_no_boosters.format(boosters))
         n_extra,self.n_out = len(ks)-len(used),n_out
         self.boosters = nn.ModuleList(self.booster(c, boosters, width, drop) for c in used)
         first = [conv(chs[-1],width,drop=drop)] if n_extra else []

@@ -121,8 +121,8 @@ def _read_torch(file):
     if isinstance(file,Path): _plain_zip(file)
     with torch.serialization.safe_globals([L, scalar, np.dtype, *dtypes]): # fastai's own list, for the optimizer
         d = torch.load(file, map_location='cpu', weights_only=True)
-    if not (isinstance(d,dict) and 'model' in d): return d,None,None
-    return d['model'],d.get('detector'),d.get('opt')
+    part = next((o for o in ('model','state_dict') if isinstance(d,dict) and isinstance(d.get(o),dict)), None)
+    return (d[part],d.get('detector'),d.get('opt')) if part else (d,None,None)
 
 def _read_safe(file):
     "(state dict, note as text or None, None) of a .safetensors file"
@@ -164,6 +164,11 @@ def _moved(t, n_out, cols):
     "The rows of a class predictor, (k*n_out, …), in another order of the classes"
     return t.view(-1,n_out,*t.shape[1:])[:,cols].reshape(t.shape)
 
+def _remembered(opt, p):
+    "What an optimizer of fastai's, or one of PyTorch's inside it, remembers of a parameter"
+    states = [o.state for o in (opt,getattr(opt,'opt',None)) if hasattr(o,'state')]
+    return [t for s in states if p in s for t in s[p].values()]
+
 @torch.no_grad()
 def reorder_classes(
     model:SSD, # Changed in place
@@ -173,6 +178,5 @@ def reorder_classes(
     "Give the classes of a model another order"
     n_out,cols = len(order)+model.background,[0]*model.background+[o+model.background for o in order]
     for p in (p for c in model.head.classes for p in last_conv(c).parameters(recurse=False)):
-        state = getattr(opt,'state',{}).get(p,{}) if opt is not None else {}
-        for t in (p, *state.values()):
+        for t in (p, *_remembered(opt,p)):
             if isinstance(t,Tensor) and t.shape==p.shape: t.copy_(_moved(t,n_out,cols))

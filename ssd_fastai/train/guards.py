@@ -6,7 +6,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/train/guards.html.md"""
 
 # %% auto #0
 __all__ = ['batch_records', 'half_precision', 'why_nan', 'NaNGuard', 'unchanged', 'check_loaders', 'check_callback',
-           'loader_vocab', 'loader_size', 'loader_stats', 'same_stats', 'differences', 'same_classes', 'same_input']
+           'loader_vocab', 'loader_size', 'differences', 'same_classes', 'same_input']
 
 # %% ../../nbs/train/02_guards.ipynb #d6284280
 from contextlib import contextmanager
@@ -16,11 +16,10 @@ from torch import Tensor
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import LRFinder
-from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import get_random_states, set_random_states
 from ..data.augment import BoxResize
-from ..data.block import BBoxDataLoaders, BoxCategorize
+from ..data.block import BBoxDataLoaders, BoxCategorize, loader_stats, same_stats
 from ..ssd.weights import class_order
 from .metrics import coco_names, ignored_objects
 from .precision import CPUBf16
@@ -175,22 +174,7 @@ def loader_size(
     "The size of the photos of a loader"
     return next((tuple(t.size) for t in dl.after_item if isinstance(t,BoxResize)), None)
 
-def loader_stats(
-    dl, # A DataLoader
-)->tuple: # (mean, std) as lists. None without normalization
-    "The normalization of a loader"
-    t = next((t for t in dl.after_batch.fs if isinstance(t,Normalize)), None)
-    return t and tuple(o.flatten().tolist() for o in (t.mean,t.std))
-
 # %% ../../nbs/train/02_guards.ipynb #de6c351b
-def same_stats(
-    a, # (mean, std), or None
-    b, # (mean, std), or None
-)->bool:
-    "Are two normalizations the same?"
-    if a is None or b is None: return a is b
-    return all(len(x)==len(y) and np.allclose(x,y,atol=1e-4) for x,y in zip(a,b))
-
 def differences(
     dl, # A DataLoader
     own, # Another one

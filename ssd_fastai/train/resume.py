@@ -157,6 +157,10 @@ def training_identity(
 # %% ../../nbs/train/07_resume.ipynb #cebf8f80
 _lists,_tracked = ('lrs','iters','losses','values'),('best','wait','new_best')
 
+def _with_state(learn):
+    "Callbacks that have a state of their own to save, such as `EMA`"
+    return [c for c in learn.cbs if hasattr(c,'state_dict') and hasattr(c,'load_state_dict')]
+
 def _of(learn, kind): return [c for c in learn.cbs if isinstance(c,kind)]
 
 def records(
@@ -192,7 +196,8 @@ def training_state(
         model=dict(learn.model.state_dict()), opt=opt.state_dict(), frozen=opt.frozen_idx,
         requires_grad=[p.requires_grad for p in learn.model.parameters()],
         epoch=learn.epoch, done=done, train_iter=learn.train_iter, pct_train=learn.pct_train,
-        random=random_state(), records=records(learn), scaler=scaler.state_dict() if scaler else {}))
+        random=random_state(), records=records(learn), scaler=scaler.state_dict() if scaler else {},
+        callbacks=[c.state_dict() for c in _with_state(learn)]))
 
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c29
 def _to(device, state): return {k:v.to(device) if isinstance(v,Tensor) else v for k,v in state.items()}
@@ -353,6 +358,7 @@ def _go_on(self:Resumable, s):
     set_records(learn, s['records'])
     for c in _of(learn,TrackerCallback): c.run = True
     if s['scaler'] and getattr(learn,'scaler',None): learn.scaler.load_state_dict(s['scaler'])
+    for c,state in zip(_with_state(learn), s.get('callbacks',[])): c.load_state_dict(state)
     begin_at(dl, s['done']*dl.bs, s['random'])
 
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c43
