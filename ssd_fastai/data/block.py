@@ -244,7 +244,7 @@ def from_annotations(cls:BBoxDataLoaders,
     train:Annotations, # For training. Its `vocab` is used
     valid:Annotations, # For validation
     size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
-    bs:int=16, # Photos in a batch
+    bs:int=None, # Photos in a batch. Default: 16, or 8 for a training set of fewer than 400, which is short of steps
     tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns. Default: `ssd_tfms(size)`
     item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
     batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`
@@ -257,6 +257,7 @@ def from_annotations(cls:BBoxDataLoaders,
     "DataLoaders from two sets of annotations"
     check_pair(train, valid, ignore)
     n = len(train)
+    if bs is None: bs = min(n, 8 if n<400 else 16)
     if n<bs: warnings.warn(f'{n} photos are less than one batch of {bs}: using bs={n}', stacklevel=2)
     if num_workers is None and not torch.cuda.is_available(): num_workers = 0
     splitter = IndexSplitter(range(n,n+len(valid)))

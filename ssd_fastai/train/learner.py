@@ -334,28 +334,38 @@ def _tell_plan(learn, epochs, freeze_epochs, lr, lr_mult):
     "One line on what `fine_tune` is going to do"
     body = f'Body {"pretrained" if learn.pretrained else "from scratch"}:'
     frozen = f'{freeze_epochs} epoch(s) with the body frozen at {lr:.1e}, then ' if freeze_epochs else ''
+    if freeze_epochs: lr /= 2
     less = f', body {lr/lr_mult:.1e}' if lr_mult!=1 else ''
     print(f'{body} {frozen}{epochs} epoch(s) with everything at {lr:.1e}{less} '
           f'({_steps_text(epochs,len(learn.dls.train))})')
+
+def _usual_plan(learn):
+    "(learning rate, frozen epochs, what the body's learning rate is divided by), by situation"
+    m = get_model(learn.model)
+    normed = any(isinstance(o,nn.modules.batchnorm._BatchNorm) for o in m.body.modules())
+    if normed and m.head.neck is not None: return 4e-3,0,1.
+    return (2e-3,1,10.) if learn.pretrained else (1e-3,0,1.)
 
 @patch
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:SSDLearner,
     epochs:int, # Epochs with everything trained
-    base_lr:float=None, # Learning rate of the head. Default: 4e-3, and 2e-3 for a body from scratch
-    freeze_epochs:int=0, # Epochs with the body frozen, before that
-    lr_mult:float=1., # The body's learning rate is the head's divided by this
+    base_lr:float=None, # Learning rate of the head. After frozen epochs, half of it. Default: by situation
+    freeze_epochs:int=None, # Epochs with the body frozen, before that. Default: by situation
+    lr_mult:float=None, # The body's learning rate is the head's divided by this. Default: by situation
     pct_start:float=.3, # Fraction of the epochs in which the learning rate rises
     div:float=5., # The learning rate starts at its largest value divided by this
     **kwargs, # Passed to `fit_one_cycle`
 ):
     "Train everything by one-cycle; before that, if asked, the head alone with the body frozen"
     self.need_photos()
-    lr = base_lr or (4e-3 if self.pretrained else 2e-3)
+    usual = _usual_plan(self)
+    lr,freeze_epochs,lr_mult = (u if v is None else v for u,v in zip(usual,(base_lr,freeze_epochs,lr_mult)))
     _tell_plan(self, epochs, freeze_epochs, lr, lr_mult)
     if freeze_epochs:
         self.freeze()
         self.fit_one_cycle(freeze_epochs, slice(lr), pct_start=.99, **kwargs)
+        lr /= 2
     self.unfreeze()
     self.fit_one_cycle(epochs, slice(lr/lr_mult,lr) if lr_mult!=1 else lr, pct_start=pct_start, div=div, **kwargs)
 
