@@ -39,7 +39,7 @@ def test_a_broken_photo_is_a_row(detector, tmp_path, capsys):
 
 def test_kill_in_the_middle_leaves_what_was_done(detector, tmp_path):
     src,out = photos(tmp_path/'in',60),tmp_path/'out'
-    code = f'from ssd_fastai.use.cli import ssd_predict; ssd_predict({str(detector)!r},{str(src)!r},{str(out)!r},.05)'
+    code = f'from ssd_fastai.use.cli import ssd_predict; ssd_predict({str(detector)!r},{str(src)!r},{str(out)!r},.001)'
     p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic()+120
     while not (out/'detections.json').exists() and p.poll() is None and time.monotonic()<end: time.sleep(.02)
@@ -57,7 +57,8 @@ def test_results_file_is_whole_after_every_write(tmp_path):
 
 @pytest.mark.parametrize('kw,say', [(dict(epochs=0),'--epochs 0'), (dict(size='96x128'),'--size 96x128'),
                                     (dict(arch='resnet99'),'--arch resnet99'), (dict(bs=0),'--bs 0'),
-                                    (dict(lr=0.),'--lr 0.0')])
+                                    (dict(lr=0.),'--lr 0.0'), (dict(strides='4,9'),'--strides 4,9'),
+                                    (dict(width=0),'--width 0'), (dict(weights='none.pth'),'--weights none.pth')])
 def test_bad_arguments_are_told_before_anything_starts(tmp_path, kw, say):
     with pytest.raises(Stop, match=say): ssd_train(out=tmp_path/'o', **kw)
     assert not (tmp_path/'o').exists()
@@ -104,3 +105,25 @@ def test_sizes_and_models():
     assert find_arch('resnet18') is not None and find_arch('resnet10t')=='resnet10t'
     assert find_arch('ssdlite320_mobilenet_v3_large').__name__=='ssdlite320_mobilenet_v3_large'
     with pytest.raises(Stop, match='resnet'): find_arch('resnet99')
+
+def test_strides_width_weights_and_mirrors(tmp_path):
+    "What is typed reaches the model, the body and the augmentation"
+    import torch
+    from torchvision.models import resnet18
+    torch.manual_seed(4)
+    torch.save(resnet18(weights=None).state_dict(), tmp_path/'w.pth')
+    make_cells(tmp_path/'d', n=10)
+    learn = ssd_train(tmp_path/'d', tmp_path/'o', weights=str(tmp_path/'w.pth'), strides='8,16', width=24, flip_vert=True,
+                      epochs=1, size='64,96', lr=1e-9)
+    m = learn.model
+    assert m.body.strides==[8,16] and m.head.neck.chs==[24,24] and learn.pretrained
+    assert torch.allclose(m.body.parts[0][0].weight, torch.load(tmp_path/'w.pth')['conv1.weight'], atol=1e-5)
+    assert learn.dls.train.after_item[0].p_flip_vert==.5
+
+def test_the_body_that_nobody_names(monkeypatch):
+    from ssd_fastai.ssd import pretrained
+    from ssd_fastai.use.cli import _usual_arch
+    monkeypatch.setattr(pretrained, 'wheel_file', lambda a: 'file')
+    assert (_usual_arch(True),_usual_arch(False))==('tf_efficientnet_lite0','resnet18')
+    monkeypatch.setattr(pretrained, 'wheel_file', lambda a: None)
+    assert _usual_arch(True)=='resnet18'

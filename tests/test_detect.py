@@ -126,3 +126,14 @@ def test_the_list_asks_the_device_nothing():
     "It runs on the meta device, which has no numbers to look at; then one piece comes over for the whole batch"
     s,o = torch.empty(8,len(fine),21,device='meta'),torch.empty(8,len(fine),4,device='meta')
     assert shortlist((s,o), fine.to('meta'), coder).shape==(8,4096,6)
+
+def test_above_and_lowest():
+    from ssd_fastai.ssd.detect import lowest
+    vocab = ['a','b','c']
+    d = Detections(torch.rand(6,4), tensor([.9,.6,.5,.4,.3,.1]), tensor([0,1,2,0,1,2]), vocab)
+    assert d.above(.4).scores.tolist()==pytest.approx([.9,.6,.5,.4])
+    assert d.above({'a':.95,'b':.2}).scores.tolist()==pytest.approx([.6,.5,.3]) # c: .3
+    assert lowest(.2,vocab)==.2 and lowest({'a':.9,'b':.2},vocab)==.2 and lowest({'a':.9},vocab)==.3
+    with pytest.raises(ValueError, match="no class 'x'"): lowest({'x':.2}, vocab)
+    for bad in (1.2,-1,{'a':7}):
+        with pytest.raises(ValueError, match='between 0 and 1'): lowest(bad, vocab)

@@ -1,6 +1,6 @@
 "What a file says about its weights is compared with the learner that reads it; nothing in a file is run"
 from dataclasses import replace
-import json, pickle, struct, subprocess, sys, zipfile
+import json, json, pickle, struct, subprocess, sys, zipfile
 import numpy as np, pytest, torch
 from ssd_fastai.all import *
 from ssd_fastai.published.layers import read_weights
@@ -365,3 +365,33 @@ except ValueError as e: print(e)
     out = subprocess.run([sys.executable,'-W','ignore','-c',code], capture_output=True, text=True, check=True,
                          cwd=trained.path)
     assert 'There are no photos in this learner' in out.stdout
+
+@pytest.mark.parametrize('by_class', [False,True])
+def test_thresholds_go_along(few, trained, tmp_path, by_class):
+    "With an exported learner, with saved weights, and with `save`; `predict` and `mistakes` use them"
+    photo = few[1][0].path
+    raw = trained.predict(photo, min_score=0.)
+    high,low = raw.scores[20].item(),raw.scores[50].item()
+    cut = {trained.dls.vocab[0]:high, trained.dls.vocab[1]:low} if by_class else high
+    trained.set_thresholds(cut)
+    try:
+        want = raw.above(cut)
+        assert 0<len(want)<len(raw) and torch.allclose(trained.predict(photo).boxes, want.boxes)
+        trained.export(tmp_path/'t.pkl')
+        trained.save_weights(tmp_path/'t.safetensors')
+        trained.save(tmp_path/'t')
+        mis = trained.mistakes(few[1])
+    finally: trained.set_thresholds(None)
+    assert mis.min_score==cut and trained.thresholds==.3
+    loaded = load_learner(tmp_path/'t.pkl')
+    for l in (loaded, learner(loaders(*few,path=tmp_path)).load_weights(tmp_path/'t.safetensors'),
+              learner(loaders(*few,path=tmp_path)).load(tmp_path/'t')):
+        assert l.thresholds==cut and torch.allclose(l.predict(photo).boxes, want.boxes, atol=1e-3)
+    with pytest.raises(ValueError, match="no class 'rbc'"): trained.set_thresholds({'rbc':.2})
+
+def test_a_note_with_bad_thresholds_is_damaged(trained):
+    from ssd_fastai.ssd.weights import parse_note
+    note = trained._note()
+    for bad in ({'x':.5}, 2., {'RBC':'much'}, [.3]):
+        with pytest.raises(ValueError, match='damaged'): parse_note(json.dumps(dict(note,thresholds=bad)))
+    assert parse_note(json.dumps(dict(note,thresholds={'RBC':.5})))['thresholds']=={'RBC':.5}

@@ -7,13 +7,14 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/data/photos.html.md"""
 # %% auto #0
 __all__ = ['orientation', 'value_range', 'PhotoWarning', 'to_rgb', 'BadPhoto', 'read_photo', 'open_photo', 'photo_layout',
            'photo_size', 'turned_boxes', 'unturned_score', 'unturned_labels', 'thumbnail', 'file_hash', 'fingerprint',
-           'look_alikes', 'duplicate_groups', 'photo_groups']
+           'look_alikes', 'duplicate_groups', 'photo_groups', 'to_photo']
 
 # %% ../../nbs/data/02_photos.ipynb #fb4b8326
 import hashlib, warnings
 from pathlib import Path
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from fastcore.parallel import parallel
 from scipy.spatial import KDTree
 
@@ -330,3 +331,27 @@ def photo_groups(
     "Which photos are the same, or nearly"
     marks = parallel(fingerprint, [Path(p) for p in paths], threadpool=True, progress=False)
     return [[i for i,_ in group] for group in duplicate_groups(marks, close)]
+
+# %% ../../nbs/data/02_photos.ipynb #e6e3866e
+def _pixels(a):
+    "An array of a photo as uint8"
+    if a.dtype==np.uint8: return a
+    if a.dtype==np.uint16: a = a/65535.
+    if not (np.issubdtype(a.dtype,np.floating) and np.nanmin(a)>=0 and np.nanmax(a)<=1):
+        raise ValueError('An array that is not uint8 needs floats from 0 to 1: divide it by its largest value, '
+                         'and do not normalize it')
+    return (a*255).round().astype(np.uint8)
+
+def to_photo(
+    item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w). uint8, uint16, or floats 0 to 1
+)->Image.Image: # RGB
+    "Anything that looks like a photo as an RGB photo"
+    if isinstance(item,(str,Path)): return open_photo(item)
+    if isinstance(item,Image.Image): return to_rgb(item)
+    a = item.detach().cpu().as_subclass(Tensor).numpy() if isinstance(item,Tensor) else np.asarray(item)
+    if isinstance(item,Tensor) and a.ndim==3: a = a.transpose(1,2,0)
+    if a.ndim==3 and a.shape[2]==1: a = a[...,0]
+    if a.ndim not in (2,3) or a.size==0 or (a.ndim==3 and a.shape[2] not in (3,4)):
+        raise ValueError('A photo as an array has the shape (h, w) or (h, w, 3), as a tensor (3, h, w); '
+                         f'this one has {tuple(np.shape(item))}')
+    return to_rgb(Image.fromarray(_pixels(a)))

@@ -43,7 +43,9 @@ def detector_note(
 )->dict: # vocab, size, stats, background, grids, shapes, steps
     "What the weights of a detector mean, as plain numbers and names"
     boxes = boxes_of(model)
-    return dict(vocab=[str(o) for o in vocab], size=[int(o) for o in model.size],
+    cut = getattr(model, 'thresholds', None)
+    more = {} if cut is None else dict(thresholds=cut)
+    return dict(more, vocab=[str(o) for o in vocab], size=[int(o) for o in model.size],
                 stats=stats and [[float(v) for v in o] for o in stats], background=bool(model.background),
                 grids=[[int(o) for o in g] for g in boxes.grids], shapes=[s.tolist() for s in boxes.shapes],
                 steps=[s if s is None else float(s) for s in boxes.steps])
@@ -63,6 +65,11 @@ def _grids_ok(n):
         if not (isinstance(s,list) and 0<len(s)<1000 and all(_numbers(p,2) for p in s)): return False
     return all(s is None or _numbers([s]) for s in n['steps'])
 
+def _cut_ok(cut, names):
+    "Are these thresholds: none, a number, or numbers by name?"
+    values = list(cut.values()) if isinstance(cut,dict) else [] if cut is None else [cut]
+    return _numbers(values) and all(0<=v<=1 for v in values) and set(cut if isinstance(cut,dict) else ())<=set(names)
+
 def _note_ok(n):
     "Is this what `detector_note` makes?"
     keys = {'vocab','size','stats','background','grids','shapes','steps'}
@@ -73,7 +80,7 @@ def _note_ok(n):
     if not _numbers(n['size'],2) or not all(type(v) is int and v>0 for v in n['size']): return False
     pair = isinstance(stats,list) and len(stats)==2 and all(_numbers(o) for o in stats)
     if not (stats is None or pair): return False
-    return type(n['background']) is bool and _grids_ok(n)
+    return type(n['background']) is bool and _cut_ok(n.get('thresholds'),names) and _grids_ok(n)
 
 def parse_note(
     text:str, # JSON, from a file

@@ -121,7 +121,7 @@ def ssd_train(
     "Train a detector, print its average precision, and try it on a photo that it has not seen"
     start,out,size = time.perf_counter(),Path(out),parse_size(size)
     body,strides = find_arch(arch or _usual_arch(pretrained)),parse_strides(strides)
-    _at_least(epochs=(epochs,1), bs=(bs,1), lr=(1 if lr is None else lr,1e-12), width=(width or 1,1))
+    _at_least(epochs=(epochs,1), bs=(bs,1), lr=(1 if lr is None else lr,1e-12), width=(1 if width is None else width,1))
     if weights and not Path(weights).is_file(): raise Stop(f'--weights {weights}: there is no such file')
     import matplotlib
     matplotlib.use('Agg')
@@ -223,7 +223,7 @@ def ssd_predict(
     model:str, # A detector, as `ssd_train` or `learn.export` leaves it
     photos:str, # A photo, or a folder of photos
     out:str='ssd_out', # Folder for the pictures and detections.json
-    min_score:float=.3, # Drop what scores less
+    min_score:float=None, # Drop what scores less. Default: the thresholds of the detector
 )->int: # Photos that could not be read
     "Detect objects on photos: prints them, draws them, and writes them as COCO results with class names"
     import matplotlib

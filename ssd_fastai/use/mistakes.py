@@ -172,7 +172,7 @@ def find_mistakes(
     learn:SSDLearner, # A learner
     photos=None, # `Annotations`, or a DataLoader. Default: the validation set
     iou:float=.5, # IoU from which a detection finds an object
-    min_score:float|dict=.3, # Score from which a detection is shown, or one for each class
+    min_score:float|dict=None, # Score from which a detection is shown, or one for each class. Default: `learn.thresholds`
     bs:int=16, # Photos at a time
     **kwargs, # Passed to `select`: nms, top_k, keep
 )->Mistakes:
@@ -189,7 +189,8 @@ def find_mistakes(
             labels = np.array([learn.dls.vocab.index(l) for l in r.labels],int)
             found = box,d.scores.numpy(),d.labels.numpy()
             res.append(PhotoResult(r.path, r.boxes, labels, r.crowd|r.difficult, *found))
-    mis = Mistakes(res, learn.dls.vocab, iou, min_score, lambda k: learn._replay(records[k]))
+    cut = learn.thresholds if min_score is None else min_score
+    mis = Mistakes(res, learn.dls.vocab, iou, cut, lambda k: learn._replay(records[k]))
     mis.select = kwargs
     return mis
 
