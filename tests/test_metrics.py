@@ -115,3 +115,17 @@ def test_areas_are_in_the_pixels_of_the_photo(method, cells):
             assert all(min(abs(g-t)/t for t in true)<.02 or g<max(true) for g in got)
             assert max(got)<=max(true)*1.02
         else: np.testing.assert_allclose(got, true, rtol=.02)
+
+def test_interval_in_the_table_is_that_of_mistakes(train, valid):
+    "COCO's evaluation and our own matching give the same bootstrap, photo by photo"
+    from ssd_fastai.use.mistakes import find_mistakes
+    set_seed(1, reproducible=True)
+    dls = BBoxDataLoaders.from_annotations(train[:16], valid[:10], size=(64,96), bs=8)
+    learn = ssd_learner(dls, 'resnet10t', pretrained=False, metrics=coco_metrics(('AP','AP50','AR 1'),interval=True))
+    assert [m.name for m in learn.metrics]==['AP','AP low','AP high','AP50','AP50 low','AP50 high','AR 1']
+    with learn.no_logging(): learn.fine_tune(4)
+    want = find_mistakes(learn).interval(n=200)
+    got = dict(zip(learn.recorder.metric_names[3:],learn.final_record[2:]))
+    for k in ('AP','AP50'):
+        assert got[k]==pytest.approx(want.value[k],abs=1e-6)
+        assert (got[f'{k} low'],got[f'{k} high'])==pytest.approx((want.low[k],want.high[k]),abs=1e-6)
