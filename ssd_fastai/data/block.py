@@ -302,6 +302,23 @@ def with_input(self:BBoxDataLoaders,
     return type(self)(*[_with_input(dl,size,stats or loader_stats(dl)) for dl in self.loaders], path=self.path,
                       device=self.device)
 
+# %% ../../nbs/data/09_block.ipynb #f58b3caa
+def _with_records(dl, records, split_idx):
+    "A copy of a loader with other photos"
+    ds = Datasets(tls=[tl._new(list(records), split_idx=split_idx) for tl in dl.dataset.tls], n_inp=1)
+    return dl.new(dataset=ds, bs=min(dl.bs,len(records)))
+
+@patch
+def with_photos(self:BBoxDataLoaders,
+    train:Annotations, # For training
+    valid:Annotations, # For validation
+)->BBoxDataLoaders: # New ones; these stay as they are
+    "Loaders of other photos with the same classes, transforms and size"
+    ignore = next(t.ignore for t in self.train.dataset.tls[2].tfms.fs if isinstance(t,RecordLabels))
+    check_pair(Annotations(list(train),self.vocab), Annotations(list(valid),self.vocab), ignore)
+    new = [_with_records(dl,rs,i) for i,(dl,rs) in enumerate(zip(self.loaders,(train,valid)))]
+    return type(self)(*new, path=self.path, device=self.device)
+
 # %% ../../nbs/data/09_block.ipynb #2e15bc40
 def unnormalize(
     x:Tensor, # (B, 3, h, w), or one photo, as the model gets it

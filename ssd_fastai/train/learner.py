@@ -55,6 +55,7 @@ class SSDLearner(Learner):
     def dls(self, new):
         if 'model' in self.__dict__: self._take_loaders(new)
         self.__dict__['dls'] = new
+    def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k!='recipe'}
     @wraps(Learner.fit)
     def fit(self, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
         self._check_fit(L(cbs))
@@ -304,6 +305,7 @@ def ssd_learner(
     **kwargs, # Passed to `Learner`: lr, wd, path, …. For a published detector also weights_backbone, synonyms, names
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
+    recipe = {k:v for k,v in locals().items() if k not in ('dls','metrics','cbs','kwargs')} | kwargs
     check_loaders(dls)
     _check_arch(arch, kwargs)
     parts = dict(strides=strides, k=k, kind=kind, neck=neck, boosters=boosters, width=width, drop=drop, cut=cut)
@@ -317,8 +319,10 @@ def ssd_learner(
         pretrained = pretrained or weights is not None
         if pretrained: dls = _body_input(dls, arch, weights)
         model = _own_model(dls, arch, pretrained, weights, boxes, bias, **parts)
-    return model_learner(dls, model, pretrained, kind, precision, loss_func, cbs, loss_kw,
-                         opt_func=opt_func, metrics=metrics, **kwargs)
+    learn = model_learner(dls, model, pretrained, kind, precision, loss_func, cbs, loss_kw,
+                          opt_func=opt_func, metrics=metrics, **kwargs)
+    learn.recipe = recipe # for `again`
+    return learn
 
 # %% ../../nbs/train/03_learner.ipynb #152af300
 few_steps = 250 # with less, a detector has hardly begun: see course/09_pretrained
