@@ -118,4 +118,5 @@ def test_a_report_on_nothing_found(learn, tmp_path):
     text = mis.report(tmp_path/'r.html').read_text(encoding='utf8')
     assert '(0 %)' in text and 'It missed it' in text
 
-def replace_boxes(p): return PhotoResult(p.path, p.gt_boxes, p.gt_labels, p.ignored, np.zeros((0,4)), np.zeros(0), np.zeros(0,int))
+def replace_boxes(p):
+    return PhotoResult(p.path, p.gt_boxes, p.gt_labels, p.ignored, np.zeros((0,4)), np.zeros(0), np.zeros(0,int))

@@ -91,7 +91,8 @@ def test_normalization_follows_the_body(tmp_path, train, valid, dls, capsys):
     import timm
     torch.save(timm.create_model(lite).state_dict(), tmp_path/'l.pth')
     learn = ssd_learner(dls, lite, weights=tmp_path/'l.pth')
-    assert same_stats(loader_stats(learn.dls.train), ([.5]*3,[.5]*3)) and 'normalized as its weights expect' in capsys.readouterr().out
+    assert same_stats(loader_stats(learn.dls.train), ([.5]*3,[.5]*3))
+    assert 'normalized as its weights expect' in capsys.readouterr().out
     assert same_stats(loader_stats(dls.train), imagenet_stats) and learn.pretrained
     assert all(t.mean.flatten()[0]==.5 for dl in learn.dls.loaders for t in dl.after_batch if isinstance(t,Normalize))
     own = BBoxDataLoaders.from_annotations(train[:16], valid[:4], size=(64,96), bs=4, stats=([.4]*3,[.3]*3))
@@ -188,11 +189,11 @@ def test_fused_adamw_saves_and_goes_on(tmp_path):
     new = learner()
     new.create_opt()
     new.load('half')
-    assert all(torch.equal(a,b) for p in state['state'] for a,b in zip(state['state'][p].values(), new.opt.state_dict()['state'][p].values()))
+    had,got = state['state'],new.opt.state_dict()['state']
+    assert had and all(torch.equal(v,got[p][k]) for p in had for k,v in had[p].items())
 
 def test_ema_is_the_average_that_torch_keeps(dls):
     "The final weights are those of torch's AveragedModel, moved after each step"
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
     class Witness(Callback):
         order = 74
         def before_fit(self): self.n,self.avg = 0,None
@@ -236,4 +237,5 @@ def test_ema_is_resumed(dls, tmp_path, stop):
         with pytest.raises(KeyboardInterrupt): l.fit_one_cycle(3, 1e-3, cbs=[EMA(.9),r,Stop()])
     l = learner()
     with l.no_logging(): l.fit_one_cycle(3, 1e-3, cbs=[EMA(.9),Resumable(tmp_path/'c.pth',every=1)])
-    for a,b in zip(whole.model.state_dict().values(), l.model.state_dict().values()): assert torch.allclose(a.float(),b.float(),atol=1e-6)
+    for a,b in zip(whole.model.state_dict().values(), l.model.state_dict().values()):
+        assert torch.allclose(a.float(), b.float(), atol=1e-6)

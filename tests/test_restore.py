@@ -1,6 +1,6 @@
 "What a file says about its weights is compared with the learner that reads it; nothing in a file is run"
 from dataclasses import replace
-import json, json, pickle, struct, subprocess, sys, zipfile
+import json, pickle, struct, subprocess, sys, zipfile
 import numpy as np, pytest, torch
 from ssd_fastai.all import *
 from ssd_fastai.published.layers import read_weights

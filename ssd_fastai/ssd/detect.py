@@ -71,7 +71,9 @@ def lowest(
     "The lowest of some thresholds, once they are known to be good ones"
     own = thresholds if isinstance(thresholds,dict) else {}
     odd = [k for k in own if k not in vocab]
-    if odd: raise ValueError(f"There is no class {odd[0]!r} to set a threshold for: the classes are {', '.join(map(str,vocab))}")
+    if odd:
+        names = ', '.join(map(str,vocab))
+        raise ValueError(f'There is no class {odd[0]!r} to set a threshold for: the classes are {names}')
     values = [own.get(v,default) for v in vocab] if isinstance(thresholds,dict) else [thresholds]
     if not all(0<=float(v)<=1 for v in values): raise ValueError(f'A threshold lies between 0 and 1: {thresholds}')
     return float(min(values))

@@ -12,7 +12,7 @@ import hashlib, importlib.util
 from functools import wraps
 from pathlib import Path
 import torch
-from torch import Tensor, nn
+from torch import nn
 from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import model_meta
 from torchvision.models import get_model_weights

@@ -18,6 +18,8 @@ def _follow(decay):
     def move(averages, weights, n): get_ema_multi_avg_fn(min(decay, (1+int(n))/(10+int(n))))(averages, weights, n)
     return move
 
+def _averaged(model, decay): return AveragedModel(model, multi_avg_fn=_follow(decay), use_buffers=True)
+
 class EMA(Callback):
     "Keep an exponential moving average of the weights: it is validated, and at the end it is the model"
     order,run_valid = 75,False # after those that save the best epoch
@@ -28,7 +30,7 @@ class EMA(Callback):
         self.decay,self.average,self.raw = decay,None,None
     def before_train(self):
         if hasattr(self.learn,'lr_finder'): return
-        if self.average is None: self.average = AveragedModel(self.model, multi_avg_fn=_follow(self.decay), use_buffers=True)
+        if self.average is None: self.average = _averaged(self.model, self.decay)
     def after_step(self):
         if self.average is not None: self.average.update_parameters(self.model)
     def before_validate(self):
@@ -52,5 +54,5 @@ def load_state_dict(self:EMA,
 ):
     "Go on from an average"
     if not state: return
-    self.average = AveragedModel(self.model, multi_avg_fn=_follow(self.decay), use_buffers=True)
+    self.average = _averaged(self.model, self.decay)
     self.average.load_state_dict(state)

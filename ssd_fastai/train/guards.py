@@ -11,7 +11,7 @@ __all__ = ['batch_records', 'half_precision', 'why_nan', 'NaNGuard', 'unchanged'
 # %% ../../nbs/train/02_guards.ipynb #d6284280
 from contextlib import contextmanager
 from copy import deepcopy
-import numpy as np, torch
+import torch
 from torch import Tensor
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision

@@ -367,7 +367,8 @@ def coco_metrics(
     if not max_dets>10: raise ValueError(f'max_dets={max_dets}: AR 10 needs more than 10 detections of a photo')
     ev = CocoEvaluator(max_dets)
     if not interval: return [CocoMetric(s, ev) for s in stats]
-    return [m for s in stats for m in (CocoMetric(s,ev), *([IntervalMetric(s,ev,i) for i in (0,1)] if s in _at else []))]
+    def ends(s): return [IntervalMetric(s,ev,i) for i in (0,1)] if s in _at else []
+    return [m for s in stats for m in (CocoMetric(s,ev),*ends(s))]
 
 # %% ../../nbs/train/00_metrics.ipynb #bbb90981
 class IntervalMetric(Metric):

@@ -31,7 +31,8 @@ def again(self:SSDLearner,
     **kwargs, # Passed to `fine_tune`
 )->SSDLearner: # A new one
     "A learner made as this one was, for other photos"
-    if not hasattr(self,'recipe'): raise ValueError('Only a learner that ssd_learner made in this session can be made again')
+    if not hasattr(self,'recipe'):
+        raise ValueError('Only a learner that ssd_learner made in this session can be made again')
     set_seed(seed, reproducible=True)
     with contextlib.redirect_stdout(io.StringIO()),warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -180,9 +181,11 @@ def label_suspects(
             learn = _usual_learner(ann, size)
     vocab,photos = learn.dls.vocab,_unseen(ann, folds, learn, epochs, seed)
     trust = Trust(photos, len(vocab))
-    rows = [(p.path.name,*row[:4],*row[4].tolist(),i) for i,p in enumerate(photos) for row in _suspects_on(p,vocab,trust)]
+    found = ((i,p,row) for i,p in enumerate(photos) for row in _suspects_on(p,vocab,trust))
+    rows = [(p.path.name,*row[:4],*row[4].tolist(),i) for i,p,row in found]
     cols = ['file','kind','class','says','suspicion','x0','y0','x1','y1','photo']
-    return pd.DataFrame(rows, columns=cols).sort_values('suspicion',ascending=False,kind='stable').reset_index(drop=True)
+    res = pd.DataFrame(rows, columns=cols).sort_values('suspicion',ascending=False,kind='stable')
+    return res.reset_index(drop=True)
 
 # %% ../../nbs/use/02_labels.ipynb #f8252683
 def show_suspects(

@@ -173,7 +173,7 @@ def find_mistakes(
     learn:SSDLearner, # A learner
     photos=None, # `Annotations`, or a DataLoader. Default: the validation set
     iou:float=.5, # IoU from which a detection finds an object
-    min_score:float|dict=None, # Score from which a detection is shown, or one for each class. Default: `learn.thresholds`
+    min_score:float|dict=None, # Score from which a detection is shown, or one for each class: `learn.thresholds`
     bs:int=16, # Photos at a time
     **kwargs, # Passed to `select`: nms, top_k, keep
 )->Mistakes:

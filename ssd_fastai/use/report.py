@@ -31,7 +31,8 @@ def plot_scores(self:Mistakes,
         own = d[(d['class']==v)&(d.score>=least)&(d.kind!='ignored')]
         right = own.kind=='correct'
         parts = [own.score[right],own.score[~right]]
-        ax.hist(parts, bins=np.linspace(0,1,bins+1), stacked=True, color=[palette[1],'lightgray'], label=['right','false alarm'])
+        ax.hist(parts, bins=np.linspace(0,1,bins+1), stacked=True, color=[palette[1],'lightgray'],
+                label=['right','false alarm'])
         ax.axvline(cut[c], color='k', lw=1, ls='--')
         ax.set(title=v, xlabel='score', xlim=(0,1))
     axs[0,0].legend(fontsize=7)
@@ -58,10 +59,12 @@ def class_sentence(
     "What somebody wants to know about a class"
     if not objects: return f'{name}: there are none on these photos, and {alarms} were reported.'
     right = f'{100*found/(found+alarms):.0f} %' if found+alarms else 'none'
-    return f'{name}: {found} of {objects} were found ({100*found/objects:.0f} %). Of what was reported, {right} was right.'
+    of = f'{name}: {found} of {objects} were found ({100*found/objects:.0f} %).'
+    return f'{of} Of what was reported, {right} was right.'
 
 _plain = {'class':'took it for another class', 'localization':'found it, but placed the box badly',
-          'both':'wrong class and badly placed', 'duplicate':'reported it twice', 'background':'saw something where nothing is',
+          'both':'got class and box wrong', 'duplicate':'reported it twice',
+          'background':'saw something where nothing is',
           'missed':'missed it'}
 
 def _advice(mis, interval):
@@ -73,18 +76,25 @@ def _advice(mis, interval):
         res.append(f'Most is lost because the detector {_plain[worst]} ({shown} times above the thresholds). '
                    f'Without that, AP50 would rise by {100*kinds["AP gained"][worst]:.0f} points.')
     stages = mis.stages().stage.value_counts() if mis.replay else {}
-    if len(stages): res.append(f'Of {int(stages.sum())} missed objects, {int(stages.iloc[0])}: {stage_help[stages.index[0]]}')
+    if len(stages):
+        res.append(f'Of {int(stages.sum())} missed objects, {int(stages.iloc[0])}: {stage_help[stages.index[0]]}')
     width = interval.high['AP50']-interval.low['AP50']
     if width>.05:
-        res.append(f'The measurement itself is uncertain by {100*width:.0f} points, because it rests on {len(mis)} photos. '
-                   'More validation photos would make it sharper.')
+        res.append(f'The measurement itself is uncertain by {100*width:.0f} points, because it rests on '
+                   f'{len(mis)} photos. More validation photos would make it sharper.')
     return res or ['Nothing stands out. Look at the worst photos below.']
 
 # %% ../../nbs/use/03_report.ipynb #b7b7106b
-_css = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1,h2{line-height:1.2} img{max-width:100%;height:auto} .n{font-size:2.4rem;font-weight:600}
-.scroll{overflow-x:auto} table{border-collapse:collapse} td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left;overflow-wrap:anywhere} small{color:#666}"""
+_css = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1, h2 { line-height: 1.2 }
+img { max-width: 100%; height: auto }
+table { border-collapse: collapse }
+td, th { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right }
+td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere }
+small { color: #666 }
+.n { font-size: 2.4rem; font-weight: 600 }
+.scroll { overflow-x: auto }"""
 
 def _picture(draw, alt):
     "What `draw` draws as an <img> with its data in it; nothing if it drew nothing"
@@ -96,18 +106,50 @@ def _picture(draw, alt):
     plt.close('all')
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(f.getvalue()).decode()}">'
 
-def _table(df, digits=0): return f'<div class="scroll">{df.to_html(border=0, float_format=lambda v:f"{v:.{digits}f}")}</div>'
+def _table(df):
+    text = df.to_html(border=0, float_format=lambda v: f'{v:.0f}')
+    return f'<div class="scroll">{text}</div>'
 
 def _list(rows): return '<ul>'+''.join(f'<li>{html.escape(r)}</li>' for r in rows)+'</ul>'
 
 def _gallery(mis, kind, n):
     "A heading and some examples of a kind of mistake, if there are any"
-    t = mis.table()
-    k = int((t.kind==kind).sum())
+    k = int((mis.table().kind==kind).sum())
     if not k: return ''
     how = ', the largest of them' if kind=='missed' else ', the surest of them'
     return f'<h3>It {_plain[kind]}: {k} times{how}</h3>'+_picture(lambda: mis.show(kind,n), f'Examples: {kind}')
 
+# %% ../../nbs/use/03_report.ipynb #99ab2396
+def _range(row): return f'{100*row.low:.0f} to {100*row.high:.0f} %'
+
+def _opening(mis, i):
+    "What was asked, and how good it is"
+    names = html.escape(', '.join(map(str,mis.vocab)))
+    asked = (f'<p>The detector was shown {len(mis)} photos that it was not trained on, with {int(i.objects["AP50"])} '
+             f'objects of {len(mis.vocab)} classes ({names}). An object counts as found if the box overlaps it by an IoU '
+             f'of {mis.iou:g} or more.</p>')
+    a,b = i.loc['AP50'],i.loc['AP']
+    good = (f'<p><span class="n">{100*a.value:.0f} %</span> average precision (AP50). With other photos of the same kind, '
+            f'expect {_range(a)} (95 % interval). With the stricter demands of COCO (AP): {100*b.value:.0f} %, '
+            f'{_range(b)}.</p>')
+    return asked+good
+
+def _classes(mis, i):
+    "Class by class, in words and in numbers"
+    per = i.loc[list(mis.vocab),['value','low','high']]*100
+    per = per.rename(columns=dict(value='AP50 in %', low='from', high='to'))
+    per.insert(0, 'objects', i.objects[list(mis.vocab)].astype(int))
+    cut = html.escape(', '.join(f'{v} {c:.2f}' for v,c in zip(mis.vocab,mis.cutoffs())))
+    words = _list(class_sentence(v,**row) for v,row in _counted(mis).items())
+    return f'{words}<p><small>Detections are shown from these scores up: {cut}.</small></p>{_table(per)}'
+
+def _thresholds(mis):
+    "Scores and curves"
+    return ('<p>A higher threshold means fewer false alarms and more misses. The dashed line is where it is now; the dots '
+            'on the curves say the same.</p>' + _picture(mis.plot_scores, 'Scores of right detections and of false alarms')
+            + _picture(mis.plot_pr, 'Precision against recall'))
+
+# %% ../../nbs/use/03_report.ipynb #09c8d7c4
 @patch
 def report(self:Mistakes,
     file:str|Path='report.html', # Where to write it
@@ -115,32 +157,16 @@ def report(self:Mistakes,
     n:int=8, # Examples of each kind of mistake
 )->Path: # The file
     "A page with pictures for somebody who will not open a notebook: one file, nothing else is needed"
-    i = self.interval()
-    photos,objects = len(self),int(i.objects['AP50'])
-    cut = ', '.join(f'{v} {c:.2f}' for v,c in zip(self.vocab,self.cutoffs()))
-    per = (i.loc[list(self.vocab),['value','low','high']]*100).rename(columns=dict(value='AP50 in %',low='from',high='to'))
-    per.insert(0, 'objects', i.objects[list(self.vocab)].astype(int))
-    parts = [f'<h1>{html.escape(title)}</h1>',
-        f'<p>The detector was shown {photos} photos that it was not trained on, with {objects} objects of '
-        f'{len(self.vocab)} classes ({html.escape(", ".join(map(str,self.vocab)))}). An object counts as found if the box '
-        f'overlaps it by an IoU of {self.iou:g} or more.</p>',
-        f'<p><span class="n">{100*i.value["AP50"]:.0f} %</span> average precision (AP50). With other photos of the same kind, '
-        f'expect {100*i.low["AP50"]:.0f} to {100*i.high["AP50"]:.0f} % (95 % interval). With the stricter demands of COCO '
-        f'(AP): {100*i.value["AP"]:.0f} %, {100*i.low["AP"]:.0f} to {100*i.high["AP"]:.0f} %.</p>',
-        '<h2>Class by class</h2>', _list(class_sentence(v,**row) for v,row in _counted(self).items()),
-        f'<p><small>Detections are shown from these scores up: {html.escape(cut)}.</small></p>', _table(per),
-        '<h2>What to do next</h2>', _list(_advice(self,i)),
-        '<h2>Which threshold?</h2><p>A higher threshold means fewer false alarms and more misses. The dashed line is where '
-        'it is now, the dots on the curves say the same.</p>',
-        _picture(self.plot_scores, 'Scores of right detections and of false alarms'),
-        _picture(self.plot_pr, 'Precision against recall'),
-        '<h2>Typical mistakes</h2><p>Green: what is there. Red: the mistake.</p>',
-        *[_gallery(self,k,n) for k in ('missed',*kind_names)],
-        '<h2>What is taken for what</h2><p>Rows: what is there. Columns: what was said.</p>', _table(self.confusion()),
-        '<h2>Size matters</h2>', _picture(self.plot_sizes, 'Recall against the size of the objects'),
-        '<h2>The photos with the most mistakes</h2>', _table(self.worst(10))]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    page = f'{head}<title>{html.escape(title)}</title><style>{_css}</style>{chr(10).join(parts)}</html>'
-    file = Path(file)
-    file.write_text(page, encoding='utf8')
+    i,title,file = self.interval(),html.escape(title),Path(file)
+    sections = {'Class by class':_classes(self,i), 'What to do next':_list(_advice(self,i)),
+                'Which threshold?':_thresholds(self),
+                'Typical mistakes':'<p>Green: what is there. Red: the mistake.</p>'
+                                   +''.join(_gallery(self,k,n) for k in ('missed',*kind_names)),
+                'What is taken for what':'<p>Rows: what is there. Columns: what was said.</p>'+_table(self.confusion()),
+                'Size matters':_picture(self.plot_sizes, 'Recall against the size of the objects'),
+                'The photos with the most mistakes':_table(self.worst(10))}
+    body = ''.join(f'<h2>{k}</h2>\n{v}\n' for k,v in sections.items())
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    file.write_text(f'<!doctype html><html lang="en">{head}<title>{title}</title><style>{_css}</style>'
+                    f'<h1>{title}</h1>{_opening(self,i)}\n{body}</html>', encoding='utf8')
     return file

@@ -16,7 +16,7 @@ import contextlib, io, statistics, sys, tempfile, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib
 matplotlib.use('Agg')
-import numpy as np, torch
+import torch
 from ssd_fastai.all import *
 from photos import bccd, large
 
