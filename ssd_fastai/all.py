@@ -36,13 +36,16 @@ from ssd_fastai.published.models import (coco_classes, published_input, ssd300_v
 from ssd_fastai.published.ssd_2018 import TanhCoder, ssd_2018, ssd_learner_2018
 from ssd_fastai.use.mistakes import Mistakes
 from ssd_fastai.use.labels import label_suspects, plot_learning_curve, show_suspects, suspect_annotations
+from ssd_fastai.use.onnx_detector import OnnxDetector
+from ssd_fastai.use.files import detect_files, draw_found, found_annotations
 from ssd_fastai.use.settings import course_settings
 
 # Methods only: `dls.box_stats`, `annotations.check`, `learn.audit`, `learn.distrib`, `mistakes.interval`,
-# `mistakes.report`
+# `mistakes.report`, `learn.to_onnx`
 import ssd_fastai.data.box_stats
 import ssd_fastai.data.check
 import ssd_fastai.train.audit
 import ssd_fastai.train.distributed
 import ssd_fastai.use.confidence
 import ssd_fastai.use.report
+import ssd_fastai.use.export

@@ -144,17 +144,19 @@ class Replay:
 
 # %% ../../nbs/use/00_mistakes.ipynb #6ca1a949
 @patch
-def _look(self:SSDLearner, records):
-    "(scores, offsets) for some photos, and the windows through which the model saw them"
+def _see(self:SSDLearner, photos):
+    "(scores, offsets) for some photos (PIL), and the windows through which the model saw them"
     resize = next(t for t in self.dls.train.after_item if isinstance(t,BoxResize))
     wins,xs = [],[]
-    for r in records:
-        photo = open_photo(r.path)
+    for photo in photos:
         wins.append(resize.window(photo.size)['window'])
         xs.append(torch.from_numpy(np.array(crop_resize(photo,wins[-1],self.dls.size))).permute(2,0,1))
     x = TensorImage(torch.stack(xs)).to(self.dls.device)
     x, = compose_tfms((x,), self.dls.valid.after_batch.fs, split_idx=1)
     with torch.no_grad(): return self.eval_model()(x),wins
+
+@patch
+def _look(self:SSDLearner, records): return self._see([open_photo(r.path) for r in records])
 
 @patch
 def _replay(self:SSDLearner, record):
