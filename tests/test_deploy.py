@@ -2,7 +2,6 @@
 import json, shutil, subprocess, sys
 import numpy as np, pytest
 from ssd_fastai.all import *
-from ssd_fastai.data.block import loader_stats
 from ssd_fastai.ssd.detect import select
 from ssd_fastai.use.cli import Stop, ssd_predict
 from ssd_fastai.use.export import OnnxGraph, _check_ap, write_graph
@@ -90,7 +89,8 @@ def test_without_torch(file, valid, tmp_path):
 import sys
 class Wall:
     def find_spec(self, name, *a):
-        if name.split('.')[0] in ('torch','fastai','fastcore','torchvision','pandas','scipy','timm','matplotlib'): raise ImportError(name)
+        heavy = ('torch','fastai','fastcore','torchvision','pandas','scipy','timm','matplotlib')
+        if name.split('.')[0] in heavy: raise ImportError(name)
 sys.meta_path.insert(0, Wall())
 from ssd_fastai.use.onnx_detector import OnnxDetector
 d = OnnxDetector({str(file)!r}).predict({str(valid[0].path)!r})

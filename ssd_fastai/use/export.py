@@ -8,7 +8,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/use/export.html.md"""
 __all__ = ['OnnxGraph', 'write_graph', 'onnx_ap']
 
 # %% ../../nbs/use/05_export.ipynb #abe4081e
-import io, json, logging, os, warnings
+import importlib.util, io, json, logging, os, warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 import numpy as np, torch
@@ -67,8 +67,8 @@ def write_graph(
     opset:int=18, # ONNX operator set
 ):
     "Write a graph with its metadata"
-    try: import onnx, onnxscript
-    except ImportError: raise ImportError(_needs) from None
+    if not all(map(importlib.util.find_spec, ('onnx','onnxscript','onnxruntime'))): raise ImportError(_needs)
+    import onnx
     x = torch.zeros(2, *size, 3, dtype=torch.uint8)
     free = ({0:torch.export.Dim('batch', min=1, max=4096)},)
     with _quiet(),torch.no_grad():
