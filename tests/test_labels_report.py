@@ -39,8 +39,15 @@ def test_trust_is_recall_and_precision():
     box,far = [0,0,10,10],[50,50,60,60]
     ps = [photo([box],[0],[box,far],[0,0],[.8,.4]), photo([box],[0])]
     t = Trust(ps, 2)
-    assert t.finds[0]==pytest.approx(.4) and t.finds[1]==0
+    assert t.finds(0,np.array(box,float))==pytest.approx(.4) and t.finds(1,np.array(box,float))==0
     assert (t.right_at(0,.8),t.right_at(0,.4),t.right_at(0,.9),t.right_at(1,.1))==(1.,.5,0.,0.)
+
+def test_trust_knows_sizes():
+    "Small objects of a class are missed, large ones are found"
+    small,large = [0,0,5,5],[0,0,50,50]
+    ps = [photo([small,large],[0,0],[large],[0],[.9]) for _ in range(40)]
+    t = Trust(ps, 1)
+    assert t.finds(0,np.array(small,float))==0 and t.finds(0,np.array(large,float))==pytest.approx(.9)
 
 def test_copies_stay_in_one_fold(train, tmp_path):
     import shutil

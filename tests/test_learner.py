@@ -212,7 +212,7 @@ def test_fine_tune_by_situation(learn, capsys):
     lines = out.splitlines()
     assert 'from scratch' in lines[0] and 'frozen' not in lines[2] and '1 epoch(s) with the body frozen' in lines[3]
     n = 3*len(learn.dls.train)
-    assert all(f'({n} steps, which is few: {-(-250//len(learn.dls.train))} epochs would make 250)' in o for o in lines)
+    assert all(f'({n} steps, which is few: {-(-200//len(learn.dls.train))} epochs would make 200)' in o for o in lines)
 
 def test_pretrained_offline_and_from_a_local_file(tmp_path, monkeypatch, train, valid):
     "Weights that we save under the name that torchvision looks for are used; without them the error says what to do"

@@ -325,7 +325,7 @@ def ssd_learner(
     return learn
 
 # %% ../../nbs/train/03_learner.ipynb #152af300
-few_steps = 250 # with less, a detector has hardly begun: see course/09_pretrained
+few_steps = 200 # with less, a detector has hardly begun: see course/09_pretrained
 
 def _steps_text(epochs, per_epoch):
     "How many steps some epochs are, and how many epochs would be enough"

@@ -94,21 +94,33 @@ def _belief(p):
     fits = (ious>=.5)&(p.labels[:,None]==p.gt_labels[None])
     return np.where(fits, p.scores[:,None], 0.).max(0, initial=0.)
 
+def _log_size(boxes): return np.log(np.maximum(boxes[:,2:]-boxes[:,:2],1.))
+
 class Trust:
-    "How much a detector is worth, class by class: how surely it finds objects, and how often it is right at a score"
+    "How much a detector is worth: how surely it finds objects of a class and a size, and how often it is right at a score"
     def __init__(self,
         photos:list, # `PhotoResult`s of photos that it has not seen
         n_classes:int, # Object classes
     ):
-        labels = np.concatenate([p.gt_labels[~p.ignored] for p in photos])
-        beliefs = np.concatenate([_belief(p)[~p.ignored] for p in photos])
-        self.finds = [beliefs[labels==c].mean() if (labels==c).any() else 0. for c in range(n_classes)]
+        labels,beliefs = (np.concatenate([f(p)[~p.ignored] for p in photos]) for f in (lambda p: p.gt_labels,_belief))
+        sizes = np.concatenate([_log_size(p.gt_boxes[~p.ignored]) for p in photos])
+        self.known = [(sizes[labels==c],beliefs[labels==c]) for c in range(n_classes)]
         said,score = (np.concatenate([getattr(p,o) for p in photos]) for o in ('labels','scores'))
         right = np.concatenate([match_photo(p)[0]>=0 for p in photos])
         self.ranked = []
         for c in range(n_classes):
             order = np.argsort(-score[said==c])
             self.ranked.append((score[said==c][order], np.cumsum(right[said==c][order])))
+    def finds(self,
+        c:int, # Position of a class
+        box:np.ndarray, # (4,) corners in pixels
+        k:int=30, # Objects asked
+    )->float: # 0 to 1
+        "How surely objects of this class that are about as wide and as high are found"
+        sizes,beliefs = self.known[c]
+        if not len(beliefs): return 0.
+        near = np.abs(sizes-_log_size(box[None])).sum(1).argsort(kind='stable')[:k]
+        return float(beliefs[near].mean())
     def right_at(self,
         c:int, # Position of a class
         score:float, # 0 to 1
@@ -137,7 +149,7 @@ def _suspects_on(p, vocab, trust):
     for j in np.flatnonzero(~p.ignored):
         l,belief = p.gt_labels[j],beliefs[j]
         s,kind,i = _other_view(p, ious, j, belief)
-        lost = (1-belief)*trust.finds[l]
+        lost = (1-belief)*trust.finds(l,p.gt_boxes[j])
         if s*trust.right_at(p.labels[i],p.scores[i])>.5*lost:
             rows.append((kind,vocab[l],vocab[p.labels[i]],s*trust.right_at(p.labels[i],p.scores[i]),p.gt_boxes[j]))
             used[i] = True
