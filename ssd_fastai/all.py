@@ -15,6 +15,7 @@ from ssd_fastai.data.geometry import (BoxDihedral, BoxExpand, BoxFlip, BoxIoUCro
                                       BoxZoom)
 from ssd_fastai.data.policies import detection_autoaugment
 from ssd_fastai.data.block import BBoxDataBlock, BBoxDataLoaders, bbox_datablock
+from ssd_fastai.data.folders import read_folder
 from ssd_fastai.ssd.anchors import (DefaultBoxes, coverage, fastai2018_boxes, fit_default_boxes, published_boxes,
                                     show_coverage, show_default_boxes)
 from ssd_fastai.ssd.loss import SSDLoss, class_weights, loss_parts

@@ -8,7 +8,8 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 from ssd_fastai.all import *
 from ssd_fastai.train.precision import CPUBf16, time_precisions
-from ssd_fastai.use.cli import read_folder, ssd_predict
+from ssd_fastai.data.folders import read_folder
+from ssd_fastai.use.cli import ssd_predict
 
 @pytest.fixture(scope='module')
 def learn(cells, tmp_path_factory):

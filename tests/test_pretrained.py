@@ -239,3 +239,18 @@ def test_ema_is_resumed(dls, tmp_path, stop):
     with l.no_logging(): l.fit_one_cycle(3, 1e-3, cbs=[EMA(.9),Resumable(tmp_path/'c.pth',every=1)])
     for a,b in zip(whole.model.state_dict().values(), l.model.state_dict().values()):
         assert torch.allclose(a.float(), b.float(), atol=1e-6)
+
+def test_a_body_without_fine_maps_gets_what_it_has(dls):
+    "Strides that nobody asked for are no reason to fail"
+    def coarse(weights=None): # its first map is at stride 8
+        conv = lambda a,b,s: nn.Sequential(nn.Conv2d(a,b,s+1,s,padding=s//2),nn.BatchNorm2d(b),nn.ReLU())
+        return nn.Sequential(conv(3,8,8), conv(8,16,2), conv(16,32,2), nn.AdaptiveAvgPool2d(1))
+    with pytest.warns(UserWarning, match='using strides 8, 16, 32'):
+        learn = ssd_learner(dls, coarse, pretrained=False, cut=-1)
+    assert learn.model.body.strides==[8,16,32]
+    with pytest.raises(ValueError, match='no feature map'): ssd_learner(dls, coarse, pretrained=False, cut=-1, strides=(4,8))
+
+def test_a_threshold_of_zero_is_one(dls):
+    learn = ssd_learner(dls, 'resnet10t', pretrained=False)
+    learn.set_thresholds(0.)
+    assert learn.thresholds==0

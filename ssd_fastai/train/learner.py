@@ -228,9 +228,15 @@ def _neck(neck, body, width, use_body):
 
 def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cut, neck, width, **kwargs):
     "Body, default boxes for its grids, and a head whose bias is counted on the training set"
-    strides,background = _strides(dls, boxes, strides, k),kind=='multibox'
+    asked,background = strides or isinstance(boxes,str),kind=='multibox'
+    strides = _strides(dls, boxes, strides, k)
+    try: body = pretrained_body(arch, strides, pretrained, cut, weights)
+    except ValueError as e:
+        if asked or strides[0]!=4 or 'no feature map' not in str(e): raise
+        warnings.warn(f'{e}: using strides 8, 16, 32', stacklevel=3)
+        strides = [8,16,32]
+        body = pretrained_body(arch, strides, pretrained, cut, weights)
     _check_size(dls.size, strides)
-    body = pretrained_body(arch, strides, pretrained, cut, weights)
     boxes = _default_boxes(dls, body, strides, boxes, k)
     if bias is None: bias = fitted_bias(class_priors(boxes.boxes, dls.records[0], dls.vocab), background)
     use_body = any(s in strides for s in body.strides)
@@ -382,7 +388,8 @@ def eval_model(self:SSDLearner)->SSD: # On the device of the data, ready to pred
 @patch(as_prop=True)
 def thresholds(self:SSDLearner): # A number, or one for each class by name
     "The scores from which detections are shown: .3, unless `set_thresholds` has changed it"
-    return getattr(get_model(self.model), 'thresholds', None) or .3
+    own = getattr(get_model(self.model), 'thresholds', None)
+    return .3 if own is None else own
 
 @patch
 def set_thresholds(self:SSDLearner,

@@ -1,0 +1,80 @@
+"Folders as labeling tools leave them: what they are taken for, and what is read"
+import shutil
+import pytest
+from ssd_fastai.all import *
+
+@pytest.fixture
+def few(valid): return valid[:9]
+
+def copy(ann, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for r in ann: shutil.copy(r.path, folder)
+
+def coco(ann, file, imgs=None):
+    "A COCO file, with its photos in a folder"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ann.to_coco(file)
+    copy(ann, imgs or file.parent)
+
+def roboflow_coco(a, d):
+    for n,s in (('train',a[:5]),('valid',a[5:7]),('test',a[7:])): coco(s, d/n/'_annotations.coco.json')
+def coco_2017(a, d):
+    for n,s in (('train2017',a[:5]),('val2017',a[5:])): coco(s, d/f'annotations/instances_{n}.json', d/n)
+def cvat_coco(a, d): coco(a, d/'annotations/instances_default.json', d/'images')
+def label_studio(a, d): coco(a, d/'result.json', d/'images')
+def ultralytics(a, d):
+    a[:5].to_yolo(d)
+    a[5:].to_yolo(d,'valid')
+def roboflow_yolo(a, d):
+    for n,s in (('train',a[:5]),('valid',a[5:7]),('test',a[7:])):
+        s.to_yolo(d/'tmp')
+        shutil.move(d/'tmp/images/train', d/n/'images')
+        shutil.move(d/'tmp/labels/train', d/n/'labels')
+        shutil.rmtree(d/'tmp')
+    names = ', '.join(a.vocab)
+    (d/'data.yaml').write_text(f'train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 3\nnames: [{names}]\n')
+def roboflow_voc(a, d):
+    for n,s in (('train',a[:5]),('valid',a[5:7]),('test',a[7:])):
+        s.to_voc(d/n)
+        copy(s, d/n)
+def labelimg(a, d):
+    a.to_voc(d)
+    copy(a, d)
+def two_folders(a, d):
+    a.to_voc(d/'my labels')
+    copy(a, d/'my photos')
+def table(a, d):
+    copy(a, d/'images')
+    a.to_csv(d/'boxes.csv')
+
+@pytest.mark.parametrize('write,want', [(roboflow_coco,(5,2)), (coco_2017,(5,4)), (cvat_coco,(7,2)), (label_studio,(7,2)),
+    (ultralytics,(5,4)), (roboflow_yolo,(5,2)), (roboflow_voc,(5,2)), (labelimg,(7,2)), (two_folders,(7,2)), (table,(7,2))])
+def test_each_tool(few, tmp_path, capsys, write, want):
+    write(few, tmp_path/'x')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        pair = read_folder(tmp_path/'x')
+    said = capsys.readouterr().out
+    assert tuple(map(len,pair))==want and ('left out: test' in said)==('roboflow' in write.__name__)
+    had = {r.path.name:(sorted(r.labels),r.boxes.sum()) for r in few}
+    for r in (r for a in pair for r in a):
+        labels,total = had[r.path.name]
+        assert sorted(r.labels)==labels and abs(r.boxes.sum()-total)<2+.01*len(labels)*r.size[0]
+    assert not {r.path for r in pair[0]} & {r.path for r in pair[1]}
+
+def test_two_that_fit_and_none(few, tmp_path):
+    labelimg(few, tmp_path/'x')
+    coco(few, tmp_path/'x/train.json')
+    with pytest.raises(ValueError, match='looks like coco .* and voc .*layout="coco"'): read_folder(tmp_path/'x')
+    assert sum(map(len,read_folder(tmp_path/'x',layout='voc')))==9
+    copy(few, tmp_path/'y')
+    with pytest.raises(FileNotFoundError, match=r'holds 9 \.jpg.*Known are'): read_folder(tmp_path/'y')
+    with pytest.raises(ValueError, match="layout='x'"): read_folder(tmp_path/'y', layout='x')
+    with pytest.raises(FileNotFoundError, match='no folder'): read_folder(tmp_path/'z')
+
+def test_from_folder(few, tmp_path):
+    roboflow_yolo(few, tmp_path/'x')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        dls = BBoxDataLoaders.from_folder(tmp_path/'x', size=64, bs=2)
+    assert dls.vocab==few.vocab and dls.size==(64,64) and len(dls.records[0])==5
