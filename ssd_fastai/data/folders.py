@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from .annotations import Annotations, read_coco
+from .annotations import read_coco
 from .block import BBoxDataLoaders
 from .formats import _yolo_config, read_csv, read_voc, read_yolo, yolo_photos
 
