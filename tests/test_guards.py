@@ -174,8 +174,7 @@ def test_groups_freeze_and_effective_rates(train, valid):
     l.freeze_to(0)
     assert (l.groups().training==l.groups().parameters).all()
     r = GroupRates()
-    l.pretrained = True
-    with l.no_logging(): l.fine_tune(2, 1e-2, cbs=r)
+    with l.no_logging(): l.fine_tune(2, 1e-2, freeze_epochs=1, lr_mult=10, cbs=r)
     a = np.array(r.rates)
     assert a.shape==(12,2) and np.allclose(a[4:,1]/a[4:,0],10) and a[4:,1].max()==pytest.approx(5e-3,rel=.1)
 
