@@ -171,7 +171,7 @@ def test_learner_is_as_it_was(train, valid):
     set_seed(1, reproducible=True)
     l = small(train, valid)
     with l.no_bar(),l.no_logging(): l.fit(1, 1e-3)
-    flat = lambda sd: [v.clone() for s in sd['state'] for v in s.values() if isinstance(v,Tensor)]
+    flat = lambda sd: [v.clone() for s in sd['state'].values() for v in s.values() if isinstance(v,Tensor)]
     before = (
         {k: v.clone() for k, v in l.model.state_dict().items()},
         flat(l.opt.state_dict()),
