@@ -257,7 +257,7 @@ def from_annotations(cls:BBoxDataLoaders,
     "DataLoaders from two sets of annotations"
     check_pair(train, valid, ignore)
     n = len(train)
-    if bs is None: bs = min(n, 8 if n<400 else 16)
+    if bs is None: bs = 8 if n<400 else 16
     if n<bs: warnings.warn(f'{n} photos are less than one batch of {bs}: using bs={n}', stacklevel=2)
     if num_workers is None and not torch.cuda.is_available(): num_workers = 0
     splitter = IndexSplitter(range(n,n+len(valid)))
