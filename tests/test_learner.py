@@ -208,7 +208,7 @@ def test_fine_tune_by_situation(learn, capsys):
         del learn.fit_one_cycle
         learn.pretrained = was
         learn.unfreeze()
-    assert seen[:3]==[(3,2e-3,True),(3,5e-3,True),(3,4e-3,True)]
+    assert seen[:3]==[(3,4e-3,True),(3,5e-3,True),(3,4e-3,True)]
     assert seen[3][0]==1 and not seen[3][2] and seen[4][0]==3 and seen[4][2] and seen[4][1].start<seen[4][1].stop
     lines = out.splitlines()
     assert 'from scratch' in lines[0] and 'frozen' not in lines[2] and '1 epoch(s) with the body frozen' in lines[3]

@@ -254,3 +254,14 @@ def test_a_threshold_of_zero_is_one(dls):
     learn = ssd_learner(dls, 'resnet10t', pretrained=False)
     learn.set_thresholds(0.)
     assert learn.thresholds==0
+
+def test_the_plan_by_situation(dls):
+    "Bold for a body with batch norm and a neck; careful for all others"
+    from ssd_fastai.train.learner import _usual_plan
+    bold,careful,scratch = (4e-3,0,1.),(2e-3,1,10.),(1e-3,0,1.)
+    for arch,kw,pretrained,want in (('resnet10t',{},True,bold), ('resnet10t',{},False,bold),
+                                    ('resnet10t',dict(neck=False),True,careful), ('resnet10t',dict(neck=False),False,scratch),
+                                    ('convnext_atto',{},True,careful), ('convnext_atto',{},False,scratch)):
+        learn = ssd_learner(dls, arch, pretrained=False, **kw)
+        learn.pretrained = pretrained
+        assert _usual_plan(learn)==want
