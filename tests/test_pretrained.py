@@ -265,3 +265,15 @@ def test_the_plan_by_situation(dls):
         learn = ssd_learner(dls, arch, pretrained=False, **kw)
         learn.pretrained = pretrained
         assert _usual_plan(learn)==want
+
+def test_an_interrupted_average_is_forgotten(dls):
+    "Without Resumable: what was averaged before an interruption is not validated or gone on with"
+    class Stop(Callback):
+        order = 95
+        def after_batch(self): raise KeyboardInterrupt
+    learn = ssd_learner(dls, 'resnet10t', pretrained=False, cbs=EMA(.9))
+    with learn.no_logging():
+        with pytest.raises(KeyboardInterrupt): learn.fit(1, 1e-3, cbs=Stop())
+        was = {k:v.clone() for k,v in learn.model.state_dict().items()}
+        learn.validate()
+    assert learn.ema.average is None and all(torch.equal(v,was[k]) for k,v in learn.model.state_dict().items())

@@ -381,7 +381,7 @@ def _once(pairs):
     raise ValueError(f'a key is there twice: {[k for k,n in Counter(k for k,_ in pairs).items() if n>1][:3]}')
 
 def as_size(
-    width, # Pixels, also as text. nothing, 0 or -1 where a tool did not know
+    width, # Pixels, also as text. Nothing, 0 or -1 where a tool did not know
     height, # The same
     where:str, # File and row, for the message
 )->tuple: # (width, height), or None if it is not said

@@ -19,7 +19,7 @@ class PaddedBoxes(nn.Module):
     "Default boxes with everything that can be computed from them in advance"
     def __init__(self,
         default:Tensor, # (A, 4) default boxes, corners 0 to 1
-        weights:tuple=(10.,10.,5.,5.), # Those of `BoxCoder`. Tx and ty the same, tw and th the same
+        weights:tuple=(10.,10.,5.,5.), # Those of `BoxCoder`, where tx and ty have the same, and tw and th
     ):
         super().__init__()
         lo,hi = default.split(2,-1)

@@ -28,6 +28,7 @@ class EMA(Callback):
     ):
         if not 0<decay<1: raise ValueError(f'decay={decay}: a fraction between 0 and 1, such as .995')
         self.decay,self.average,self.raw = decay,None,None
+    def before_fit(self): self.average = self.raw = None # also what an interrupted training has left
     def before_train(self):
         if hasattr(self.learn,'lr_finder'): return
         if self.average is None: self.average = _averaged(self.model, self.decay)

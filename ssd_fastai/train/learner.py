@@ -242,7 +242,7 @@ def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cu
     use_body = any(s in strides for s in body.strides)
     neck = _neck(neck, body, width or 64, use_body)
     model = SSD(body, boxes, dls.n_classes, dls.size, background, bias=bias, use_body=use_body, neck=neck,
-                width=width or (64 if neck else 256), **kwargs)
+                width=width or (256 if neck is None else 64), **kwargs)
     model.default_boxes = boxes
     return model
 

@@ -80,6 +80,32 @@ def _train(learn, epochs, lr):
     if sys.stdout.isatty(): return learn.fine_tune(epochs, lr)
     with learn.no_bar(): learn.fine_tune(epochs, lr)
 
+def _sets(data, out, drop_bad):
+    "The training and the validation set, once there is a folder for the results"
+    from ssd_fastai.data.folders import read_folder
+    from ssd_fastai.data.sample import make_cells
+    out.mkdir(parents=True, exist_ok=True)
+    if not data: print('Drawing the sample data …', flush=True)
+    train,valid = read_folder(data or make_cells(), drop_bad)
+    print(f'train  {train}\nvalid  {valid}', flush=True)
+    return train,valid
+
+def _tell_ap(learn):
+    print(f'\nAverage precision on {len(learn.dls.records[1])} photos that it was not trained on:')
+    print(learn.ap_per_class().round(3).to_string())
+    loss,ap,ap50 = learn.final_record[1:]
+    print(f'loss {loss:.3f}   AP {ap:.3f}   AP50 {ap50:.3f}')
+
+def _try_it(learn, photo, seed, file):
+    "Detect on a photo, or on a smear drawn for it, and save the picture"
+    import matplotlib
+    matplotlib.use('Agg')
+    import numpy as np
+    from ssd_fastai.data.sample import draw_smear
+    det = learn.predict(draw_smear(np.random.default_rng([seed,1_000_117]))[0] if photo is None else photo)
+    det.show(size=8).figure.savefig(file, bbox_inches='tight', dpi=110)
+    print(f'\nA photo that it has not seen: {det}')
+
 def ssd_train(
     data:str=None, # Folder with your photos and labels (COCO, YOLO, VOC or CSV). Default: draw the sample
     out:str='ssd_out', # Folder for the results
@@ -101,20 +127,12 @@ def ssd_train(
     body,strides = find_arch(arch or _usual_arch(pretrained)),parse_strides(strides)
     _at_least(epochs=(epochs,1), bs=(bs,1), lr=(1 if lr is None else lr,1e-12), width=(1 if width is None else width,1))
     if weights and not Path(weights).is_file(): raise Stop(f'--weights {weights}: there is no such file')
-    import matplotlib
-    matplotlib.use('Agg')
-    import numpy as np
     from fastai.torch_core import set_seed
-    from ssd_fastai.data.sample import make_cells, draw_smear
     from ssd_fastai.data.augment import ssd_tfms
-    from ssd_fastai.data.folders import read_folder
     from ssd_fastai.data.block import BBoxDataLoaders
     from ssd_fastai.train.learner import ssd_learner
     from ssd_fastai.train.metrics import coco_metrics
-    out.mkdir(parents=True, exist_ok=True)
-    if not data: print('Drawing the sample data …', flush=True)
-    train,valid = read_folder(data or make_cells(), drop_bad)
-    print(f'train  {train}\nvalid  {valid}', flush=True)
+    train,valid = _sets(data, out, drop_bad)
     set_seed(seed, reproducible=True)
     dls = BBoxDataLoaders.from_annotations(train, valid, tfms=ssd_tfms(size, flip_vert), bs=bs, path=out)
     own = {k:v for k,v in dict(weights=weights, strides=strides, width=width).items() if v is not None}
@@ -122,14 +140,8 @@ def ssd_train(
     _train(learn, epochs, lr)
     file = out/('detector.pkl' if data else 'cells.pkl')
     save_detector(learn, file)
-    print(f'\nAverage precision on {len(valid)} photos that it was not trained on:')
-    print(learn.ap_per_class().round(3).to_string())
-    loss,ap,ap50 = learn.final_record[1:]
-    print(f'loss {loss:.3f}   AP {ap:.3f}   AP50 {ap50:.3f}')
-    photo = valid[0].path if data else draw_smear(np.random.default_rng([seed,1_000_117]))[0]
-    det = learn.predict(photo)
-    det.show(size=8).figure.savefig(out/'detections.png', bbox_inches='tight', dpi=110)
-    print(f'\nA photo that it has not seen: {det}')
+    _tell_ap(learn)
+    _try_it(learn, valid[0].path if data else None, seed, out/'detections.png')
     print(f"\nThe detector: {file}\nThe photo with its boxes: {out/'detections.png'}")
     print(f'All of it took {time.perf_counter()-start:.0f} s')
     return learn

@@ -7,6 +7,7 @@ part: bccd      all training photos: EfficientNet-Lite0 with the weights of the 
       large     130 painted photos with one large object each, `fine_tune(10)`
       curve     50, 150 and all training photos, pretrained and from scratch, each for the same number of steps
       ways      frozen epochs and a slower body beside the default; heads without a neck; fastai's Adam
+      mistakes  what the first of `bccd` gets wrong, with one seed: kinds, worst photos, interval
       torchvision   torchvision's SSDlite320 with its own recipe, in the CPU time that the first row of `bccd` takes
 
 Everything is a default of the library, except for the size, the epochs, and that smears are mirrored top to bottom.
@@ -82,6 +83,15 @@ def part_ways(seeds, epochs=10):
                                                 plan=dict(base_lr=4e-3, freeze_epochs=0, lr_mult=1)),
                     'EMA':dict(cbs=EMA(.99)), "fastai's Adam":dict(opt_func=Adam)}.items():
         spread(f'{name}, {epochs} epochs', seeds, lambda s: train_one(train, valid, lite, s, epochs, pretrained=True, **kw))
+
+def part_mistakes(seeds, epochs=24):
+    train,valid = bccd()
+    set_seed(seeds[0], reproducible=True)
+    dls = BBoxDataLoaders.from_annotations(train, valid, tfms=ssd_tfms(size, True))
+    learn = ssd_learner(dls, lite)
+    with learn.no_bar(),learn.no_logging(): learn.fine_tune(epochs)
+    mis = learn.mistakes()
+    print(mis.kinds().round(3), mis.worst(5), mis.interval().round(3), mis.stages().stage.value_counts(), sep='\n\n', flush=True)
 
 def as_torchvision(r, tfm):
     "A photo and its target as torchvision's detectors want them"
