@@ -78,3 +78,19 @@ def test_from_folder(few, tmp_path):
         warnings.simplefilter('ignore')
         dls = BBoxDataLoaders.from_folder(tmp_path/'x', size=64, bs=2)
     assert dls.vocab==few.vocab and dls.size==(64,64) and len(dls.records[0])==5
+
+def test_parts_without_a_training_part(few, tmp_path):
+    for n,s in (('valid',few[:5]),('test',few[5:])): coco(s, tmp_path/n/'_annotations.coco.json')
+    with pytest.raises(ValueError, match='None of the parts test, valid is called train'): read_folder(tmp_path)
+
+@pytest.mark.parametrize('files,want', [(('trainval','val'),(5,2)), (('train','val','trainval'),(4,3))])
+def test_voc_parts_that_overlap_never_leak(few, tmp_path, files, want):
+    few.to_voc(tmp_path/'Annotations')
+    copy(few, tmp_path/'JPEGImages')
+    stems = [r.path.stem for r in few]
+    parts = dict(train=stems[:4], val=stems[4:7], trainval=stems[:7])
+    (tmp_path/'ImageSets/Main').mkdir(parents=True)
+    for f in files: (tmp_path/f'ImageSets/Main/{f}.txt').write_text('\n'.join(parts[f]))
+    t,v = read_folder(tmp_path)
+    assert not {r.path for r in t}&{r.path for r in v} and len(t)+len(v)==7
+    if files[0]=='train': assert (len(t),len(v))==want

@@ -18,7 +18,7 @@ from .block import BBoxDataLoaders
 from .formats import _yolo_config, read_csv, read_voc, read_yolo, yolo_photos
 
 # %% ../../nbs/data/11_folders.ipynb #8c4e9e52
-_train,_valid = ('train','training'),('valid','val','validation','dev','test')
+_train,_valid = ('train','training','trainval'),('valid','val','validation','dev','test')
 
 def _files(folder, *suffixes): return [f for f in sorted(folder.glob('*')) if f.is_file() and f.suffix.lower() in suffixes]
 
@@ -33,9 +33,8 @@ def _pick(parts):
 def _pair(read, parts):
     "Read the training and the validation part, or split the only one there is"
     t,v,_ = _pick(parts)
-    if t is None: # only one part, whatever its name
-        t = next(iter(parts.values()))
-        v = None
+    if t is None and len(parts)>1: raise ValueError(f'None of the parts {", ".join(parts)} is called train: rename one')
+    if t is None: t,v = next(iter(parts.values())),None # only one part, whatever its name
     return (read(t),read(v)) if v is not None else tuple(read(t).split())
 
 # %% ../../nbs/data/11_folders.ipynb #7bc2f502
@@ -68,6 +67,11 @@ def _yolo_has(path, part):
         return bool(yolo_photos(file.parent, cfg, part))
     except (FileNotFoundError,ValueError): return False # read_yolo says why
 
+def _without_overlap(ids):
+    "Split files of VOC of which no photo is in two: trainval is train and val together"
+    if 'test' in ids: return {n:ids[n] for n in ('trainval','test')}
+    return {n:ids[n] for n in ('train','val')} if 'train' in ids and 'val' in ids else {'trainval':ids['trainval']}
+
 def voc_parts(
     path:Path, # A folder
 )->dict: # Name of a part → (folder of photos, folder of XML files, split file or None)
@@ -75,7 +79,7 @@ def voc_parts(
     voc = path/'JPEGImages',path/'Annotations'
     if voc[1].is_dir():
         ids = {f.stem:f for f in _files(path/'ImageSets/Main','.txt') if f.stem in ('train','val','trainval','test')}
-        if 'trainval' in ids and 'test' in ids: ids = dict(train=ids['trainval'], test=ids['test'])
+        if 'trainval' in ids: ids = _without_overlap(ids)
         return {n:(*voc,f) for n,f in ids.items()} or {'all':(*voc,None)}
     beside = {d.name:(d,d,None) for d in sorted(path.glob('*')) if d.is_dir() and _files(d,'.xml') and _has_photos(d)}
     if beside: return beside

@@ -406,6 +406,31 @@ def _onto_photo(det, win, size):
     return det
 
 @patch
+def _see(self:SSDLearner, photos):
+    "(scores, offsets) for some photos (PIL), and the windows through which the model saw them"
+    resize = next(t for t in self.dls.train.after_item if isinstance(t,BoxResize))
+    wins = [resize.window(p.size)['window'] for p in photos] # the whole photo, or more or less of it: see `BoxResize`
+    xs = [np.array(crop_resize(p, w, self.dls.size)) for p,w in zip(photos,wins)]
+    x = TensorImage(torch.from_numpy(np.stack(xs)).permute(0,3,1,2)).to(self.dls.device)
+    x, = compose_tfms((x,), self.dls.valid.after_batch.fs, split_idx=1)
+    with torch.no_grad(): return self.eval_model()(x),wins
+
+@patch
+def predict_batch(self:SSDLearner,
+    photos:list, # PIL images, RGB
+    min_score:float=None, # Drop what scores less: a number, or one for each class by name. Default: `learn.thresholds`
+    nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+    **kwargs, # Passed to `select`: top_k, keep
+)->list: # `Detections` for each photo, boxes in its pixels
+    "Detect objects on several photos at once"
+    cut,m,vocab = self.thresholds if min_score is None else min_score,self.eval_model(),self.dls.vocab
+    preds,wins = self._see(photos)
+    sizes = [(w[2]-w[0],w[3]-w[1]) for w in wins]
+    dets = detect(preds, m.boxes, m.coder, sizes, vocab, m.background, photos, min_score=lowest(cut,vocab), nms=nms,
+                  **kwargs)
+    return [_onto_photo(d,w,p.size).above(cut) for d,w,p in zip(dets,wins,photos)]
+
+@patch
 def predict(self:SSDLearner,
     item, # Path, PIL image, array or tensor: see `to_photo`
     min_score:float=None, # Drop what scores less: a number, or one for each class by name. Default: `learn.thresholds`
@@ -413,16 +438,7 @@ def predict(self:SSDLearner,
     **kwargs, # Passed to `select`: top_k, keep
 )->Detections: # Boxes in the pixels of the photo
     "Detect objects on a new photo"
-    photo,m,dl = to_photo(item),self.eval_model(),self.dls.valid
-    cut = self.thresholds if min_score is None else min_score
-    resize = next(t for t in self.dls.train.after_item if isinstance(t,BoxResize))
-    win = resize.window(photo.size)['window'] # the whole photo, or more or less of it: see `BoxResize`
-    x = torch.from_numpy(np.array(crop_resize(photo, win, self.dls.size))).permute(2,0,1)[None]
-    x = compose_tfms(TensorImage(x).to(dl.device), dl.after_batch.fs, split_idx=1)
-    with torch.no_grad(): preds = m(x)
-    det = detect(preds, m.boxes, m.coder, [(win[2]-win[0],win[3]-win[1])], self.dls.vocab, m.background, [photo],
-                 min_score=lowest(cut,self.dls.vocab), nms=nms, **kwargs)[0].above(cut)
-    return det if resize.method=='squish' else _onto_photo(det, win, photo.size)
+    return self.predict_batch([to_photo(item)], min_score, nms, **kwargs)[0]
 
 # %% ../../nbs/train/03_learner.ipynb #c76b83b0
 @patch

@@ -250,12 +250,10 @@ recall_points = np.linspace(0,1,101)
 def average_precision(
     tp:np.ndarray, # (n,) 1 where a detection is right, highest score first
     n_objects:float, # Objects that count
-    weight:np.ndarray=None, # (n,) how often each detection counts
 )->float: # 0 to 1. NaN without objects
     "Area under the precision-recall curve at 101 recalls (COCO's `accumulate`)"
     if not n_objects: return float('nan')
-    w = np.ones(len(tp)) if weight is None else weight
-    t,f = np.cumsum(tp*w),np.cumsum((1-tp)*w)
+    t,f = np.cumsum(tp),np.cumsum(1-tp)
     precision = t/np.maximum(t+f,1e-12)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     at = np.searchsorted(t/n_objects, recall_points)

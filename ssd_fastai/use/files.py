@@ -21,10 +21,7 @@ from fastprogress import progress_bar
 from ..data.annotations import Annotations, Record
 from ..data.boxes import palette
 from ..data.photos import open_photo
-from ..ssd.detect import lowest, detect
 from ..train.learner import SSDLearner
-import ssd_fastai.use.mistakes # `_see`
-
 
 # %% ../../nbs/use/06_files.ipynb #38f0e134
 def photo_files(
@@ -70,24 +67,6 @@ def found_rows(
     if isinstance(photo,str): return [(str(file),None,*[np.nan]*5,None,None,photo)]
     rows = [(str(file),n,float(s),*map(float,b),*photo.size,None) for n,s,b in zip(det.names,det.scores,det.boxes)]
     return rows or [(str(file),None,*[np.nan]*5,*photo.size,None)]
-
-@patch
-def predict_batch(self:SSDLearner,
-    photos:list, # PIL images, RGB
-    min_score=None, # As for `predict`
-    nms:float=.45, # As for `predict`
-    **kwargs, # As for `predict`
-)->list: # `Detections` for each photo
-    "`predict` for several photos at once"
-    cut,m = self.thresholds if min_score is None else min_score,self.eval_model()
-    preds,wins = self._see(photos)
-    sizes = [(w[2]-w[0],w[3]-w[1]) for w in wins]
-    dets = detect(preds, m.boxes, m.coder, sizes, self.dls.vocab, m.background, photos,
-                  min_score=lowest(cut,self.dls.vocab), nms=nms, **kwargs)
-    for d,p,w in zip(dets,photos,wins):
-        lo,hi = d.boxes.new_tensor(w[:2]).repeat(2),d.boxes.new_tensor(p.size).repeat(2)
-        d.boxes = (d.boxes+lo).clamp(min=0).minimum(hi)
-    return [d.above(cut) for d in dets]
 
 def found_table(
     rows:list, # From `found_rows`

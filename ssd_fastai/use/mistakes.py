@@ -13,15 +13,12 @@ from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 from torchvision.ops import box_iou
-from fastai.vision.core import TensorImage
-from fasttransform import compose_tfms
 from fastprogress import progress_bar
 from matplotlib import pyplot as plt
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..data.boxes import palette
 from ..data.photos import open_photo
-from ..data.augment import BoxResize, crop_resize
 from ..ssd.detect import class_probs, detect, select
 from ..train.metrics import average_precision
 from ..train.learner import SSDLearner
@@ -143,18 +140,6 @@ class Replay:
         return bool(((box_iou(b,box[None])[:,0]>=iou)&(l==label)&(s>=min_score)).any())
 
 # %% ../../nbs/use/00_mistakes.ipynb #6ca1a949
-@patch
-def _see(self:SSDLearner, photos):
-    "(scores, offsets) for some photos (PIL), and the windows through which the model saw them"
-    resize = next(t for t in self.dls.train.after_item if isinstance(t,BoxResize))
-    wins,xs = [],[]
-    for photo in photos:
-        wins.append(resize.window(photo.size)['window'])
-        xs.append(torch.from_numpy(np.array(crop_resize(photo,wins[-1],self.dls.size))).permute(2,0,1))
-    x = TensorImage(torch.stack(xs)).to(self.dls.device)
-    x, = compose_tfms((x,), self.dls.valid.after_batch.fs, split_idx=1)
-    with torch.no_grad(): return self.eval_model()(x),wins
-
 @patch
 def _look(self:SSDLearner, records): return self._see([open_photo(r.path) for r in records])
 
