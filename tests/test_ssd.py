@@ -265,3 +265,24 @@ def test_a_head_past_1x1_trains_in_bf16():
         (s.float().square().mean()+o.float().square().mean()).backward()
         assert all(p.grad.isfinite().all() for p in m.parameters())
         m.zero_grad()
+
+def test_tiles_find_each_painted_object_once():
+    "A perfect detector on random grids of squares, in tiles of random sizes"
+    import numpy as np
+    from ssd_fastai.ssd.tiles import Tiles, join_tiles, tile_windows
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        w,h = (int(v) for v in rng.integers(400,1600,2))
+        side = int(rng.integers(8,60))
+        xs,ys = (range(int(rng.integers(0,9)), n-side, side+int(rng.integers(8,60))) for n in (w,h))
+        objects = np.array([[x,y,x+side,y+side] for x in xs for y in ys], float)
+        labels = rng.integers(0,3,len(objects))
+        tiles = Tiles(tuple(rng.integers(200,400,2)), (side*1.2+8,side*1.2+8))
+        wins,found = tile_windows(tiles,(w,h)),[]
+        for x0,y0,x1,y1 in wins:
+            b = (objects-[x0,y0,x0,y0]).clip(0,[x1-x0,y1-y0]*2)
+            ok = (b[:,2:]-b[:,:2]>=3).all(1)
+            found.append((b[ok],rng.uniform(.3,1,ok.sum()),labels[ok]))
+        b,s,l = join_tiles(found, wins, (w,h))
+        got,want = (sorted((*map(float,r),int(k)) for r,k in zip(*o)) for o in ((b,l),(objects,labels)))
+        assert got==want and (np.diff(s)<=0).all()

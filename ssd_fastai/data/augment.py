@@ -16,7 +16,6 @@ from numbers import Number
 from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor
-from PIL import Image
 from fastai.vision.core import PILImage, TensorImage, TensorBBox, TensorMultiCategory
 from fastai.data.transforms import ItemTransform
 from fastai.vision.augment import RandTransform

@@ -30,6 +30,7 @@ from ..ssd.loss_gpu import PaddedBoxes, PaddedSSDLoss
 from ..ssd.weights import boxes_of, detector_note, read_detector, reorder_classes, write_detector
 from ..ssd.neck import TopDown
 from ..ssd.pretrained import body_stats, pretrained_body
+from ..ssd.tiles import Tiles, look_through
 from .precision import CPUBf16, FusedAdamW, precision_cbs
 from .guards import (NaNGuard, check_callback, check_loaders, differences, loader_vocab,
                                      same_classes, same_input)
@@ -176,7 +177,7 @@ def model_learner(
     _check_parts(dls, model, loss_func)
     cbs = _callbacks(precision, device, model, dls.size, pretrained, cbs)
     learn = SSDLearner(dls, model, loss_func, splitter=ssd_split, cbs=cbs, **kwargs)
-    learn.pretrained = pretrained
+    learn.pretrained,model.tiles = pretrained,Tiles.fitted(dls.records[0])
     if pretrained: learn.freeze()
     most = max((len(r.labels) for r in dls.records[1]), default=0)
     for m in learn.metrics:
@@ -415,14 +416,31 @@ def _see(self:SSDLearner, photos):
     x, = compose_tfms((x,), self.dls.valid.after_batch.fs, split_idx=1)
     with torch.no_grad(): return self.eval_model()(x),wins
 
+def _tiles_for(learn, tiles):
+    "The tiles that somebody asked for"
+    if tiles is not True: return tiles if isinstance(tiles,Tiles) else Tiles(tiles)
+    own = getattr(get_model(learn.model), 'tiles', None)
+    if own is not None: return own
+    raise ValueError('This detector does not know how large its training photos were: pass tiles=(width, height)')
+
+def _in_tiles(learn, photo, tiles, nms, **kwargs):
+    "Detections on a photo, seen tile by tile"
+    def look(parts): return learn.predict_batch(parts, nms=nms, **kwargs)
+    b,s,l = look_through(look, photo, tiles, nms is not None)
+    return Detections(torch.from_numpy(b).float(), torch.from_numpy(s), torch.from_numpy(l).long(), list(learn.dls.vocab), photo)
+
 @patch
 def predict_batch(self:SSDLearner,
     photos:list, # PIL images, RGB
     min_score:float=None, # Drop what scores less: a number, or one for each class by name. Default: `learn.thresholds`
     nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+    tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
     **kwargs, # Passed to `select`: top_k, keep
 )->list: # `Detections` for each photo, boxes in its pixels
     "Detect objects on several photos at once"
+    if tiles:
+        t = _tiles_for(self, tiles)
+        return [_in_tiles(self, p, t, nms, min_score=min_score, **kwargs) for p in photos]
     cut,m,vocab = self.thresholds if min_score is None else min_score,self.eval_model(),self.dls.vocab
     preds,wins = self._see(photos)
     sizes = [(w[2]-w[0],w[3]-w[1]) for w in wins]
@@ -435,10 +453,11 @@ def predict(self:SSDLearner,
     item, # Path, PIL image, array or tensor: see `to_photo`
     min_score:float=None, # Drop what scores less: a number, or one for each class by name. Default: `learn.thresholds`
     nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+    tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
     **kwargs, # Passed to `select`: top_k, keep
 )->Detections: # Boxes in the pixels of the photo
     "Detect objects on a new photo"
-    return self.predict_batch([to_photo(item)], min_score, nms, **kwargs)[0]
+    return self.predict_batch([to_photo(item)], min_score, nms, tiles, **kwargs)[0]
 
 # %% ../../nbs/train/03_learner.ipynb #c76b83b0
 @patch
