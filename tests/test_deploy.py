@@ -138,6 +138,16 @@ def test_predict_files_is_predict(learn, folder):
         assert t['class'].tolist()==want.names and np.allclose(t[['x0','y0','x1','y1']], want.boxes, atol=1e-2)
     assert len(df.file.unique())==8
 
+def test_a_large_photo_in_tiles(learn, valid, tmp_path):
+    "In a table as by predict; a photo of the usual size as ever"
+    big,one = Image.new('RGB',(640,480)),open_photo(valid[0].path)
+    for i in range(4): big.paste(one, (i%2*320,i//2*240))
+    big.save(tmp_path/'big.png')
+    want,df = learn.predict(big, tiles=True),learn.predict_files(tmp_path, tiles=True)
+    assert len(want) and df['class'].tolist()==want.names and np.allclose(df[['x0','y0','x1','y1']], want.boxes, atol=1e-2)
+    assert torch.equal(learn.predict(one,tiles=True).boxes, learn.predict(one).boxes)
+    with pytest.raises(ValueError, match='give .width, height.'): learn.predict(big, tiles=5)
+
 def test_a_generator_is_enough_and_little_is_read_ahead(learn, valid):
     seen = []
     def paths():

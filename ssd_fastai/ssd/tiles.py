@@ -97,7 +97,8 @@ def _united(boxes, scores, labels, cut, tile):
         for j in range(i+1,len(boxes)):
             a,b = boxes[i],boxes[j]
             if not (cut[i] and cut[j] and labels[i]==labels[j] and tile[i]!=tile[j]): continue
-            if min(_agree(a,b,0),_agree(a,b,1))<=0 or max(_agree(a,b,0),_agree(a,b,1))<.6: continue
+            across,along = sorted(_agree(a,b,axis) for axis in (0,1))
+            if across<=0 or along<.6: continue
             boxes[i] = np.concatenate([np.minimum(a[:2],b[:2]),np.maximum(a[2:],b[2:])])
             scores[i],tile[i] = max(scores[i],scores[j]),-1-i
             boxes,scores,labels,cut,tile = (np.delete(o,j,0) for o in (boxes,scores,labels,cut,tile))
