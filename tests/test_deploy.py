@@ -6,6 +6,7 @@ from ssd_fastai.ssd.detect import select
 from ssd_fastai.use.cli import Stop, ssd_predict
 from ssd_fastai.use.export import OnnxGraph, _check_ap, write_graph
 from ssd_fastai.use.files import photo_batches
+from ssd_fastai.ssd.tiles import Tiles
 from ssd_fastai.use.onnx_detector import np_select
 
 ort = pytest.importorskip('onnxruntime')
@@ -115,10 +116,48 @@ def _predict_one(tmp_path):
     Image.new('RGB',(40,30)).save(tmp_path/'p.jpg')
     ssd_predict(str(tmp_path/'foreign.onnx'), str(tmp_path/'p.jpg'), tmp_path/'o')
 
-def test_only_stretched_photos(train, valid, tmp_path):
-    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], item_tfms=[BoxResize((64,96),'pad')], size=(64,96))
+@pytest.mark.parametrize('method', ['squish','pad','crop'])
+def test_photos_brought_to_size_in_any_way(learn, train, valid, tmp_path, method):
+    "On 60 photos of many shapes, some on their side"
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:10], item_tfms=[BoxResize((64,96),method)], size=(64,96))
+    l = SSDLearner(dls, learn.model)
+    det = OnnxDetector(l.to_onnx(tmp_path/'x.onnx'))
+    assert det.meta['method']==method
+    rng,n = np.random.default_rng(0),0
+    for i,r in enumerate(train[:60]):
+        im = open_photo(r.path)
+        if i%3: im = im.crop((0,0,*rng.integers(60,im.size).tolist()))
+        if i%7==0: im = im.transpose(Image.Transpose.ROTATE_90)
+        a,b = l.predict(im, min_score=.1),det.predict(im, min_score=.1)
+        n += len(a)
+        assert a.names==b.names and np.allclose(a.boxes,b.boxes,atol=.5) and np.allclose(a.scores,b.scores,atol=1e-3)
+        assert (a.boxes[:,2:]>a.boxes[:,:2]).all() and (a.boxes<=torch.tensor(im.size*2)).all()
+    assert n>100
+
+def test_a_file_looks_in_tiles(learn, file, valid, tmp_path):
+    "As the learner does, with the tile size that it was given"
+    big,one = Image.new('RGB',(640,480)),open_photo(valid[0].path)
+    for i in range(4): big.paste(open_photo(valid[i].path), (i%2*320,i//2*240))
+    det = OnnxDetector(file)
+    for tiles in (True,(200,160),Tiles((320,240),.3)):
+        a,b = learn.predict(big, tiles=tiles),det.predict(big, tiles=tiles)
+        assert a.names==b.names and np.allclose(a.boxes,b.boxes,atol=.05)
+    assert det.tiles().note()==learn.model.tiles.note() and len(det.predict([big,one],tiles=True)[1])
+    det.meta.pop('tiles')
+    with pytest.raises(ValueError, match='pass tiles='): det.predict(big, tiles=True)
+
+def test_weights_files_know_their_tiles(learn, train, valid, tmp_path):
+    learn.save_weights(tmp_path/'w.safetensors')
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=(64,96))
     l = ssd_learner(dls, 'resnet10t', pretrained=False)
-    with pytest.raises(ValueError, match='squish'): l.to_onnx(tmp_path/'x.onnx')
+    l.model.tiles = Tiles((50,50))
+    l.load_weights(tmp_path/'w.safetensors')
+    assert l.model.tiles.note()==learn.model.tiles.note()
+
+def test_deep_photos_are_refused(file):
+    det = OnnxDetector(file)
+    for bad in (Image.new('I;16',(40,30)), Image.new('F',(40,30)), np.zeros((30,40,3))):
+        with pytest.raises(ValueError, match='save it with 8 bits|as uint8'): det.predict(bad)
 
 # Folders and tables
 

@@ -25,6 +25,9 @@ class Tiles:
         self.size = tuple(int(s) for s in size)
         self.overlap = tuple(int(min(max(v,0),s/2)) for v,s in zip(o,self.size))
     def __repr__(self): return f'Tiles({self.size}, overlap={self.overlap})'
+    def note(self)->dict: # `Tiles(**note)` is the same again
+        "As plain numbers, for a file"
+        return dict(size=list(self.size), overlap=list(self.overlap))
     @classmethod
     def fitted(cls,
         annotations, # `Annotations` of the training set

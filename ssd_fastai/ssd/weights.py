@@ -40,11 +40,12 @@ def detector_note(
     model:SSD, # A model
     vocab:list, # Its object classes in order, without background
     stats:tuple=None, # (mean, std) that the photos are normalized with. None: they are not
-)->dict: # vocab, size, stats, background, grids, shapes, steps
+)->dict: # vocab, size, stats, background, grids, shapes, steps; thresholds and tiles if it has some
     "What the weights of a detector mean, as plain numbers and names"
     boxes = boxes_of(model)
-    cut = getattr(model, 'thresholds', None)
+    cut,tiles = (getattr(model,o,None) for o in ('thresholds','tiles'))
     more = {} if cut is None else dict(thresholds=cut)
+    if tiles is not None: more['tiles'] = tiles.note()
     return dict(more, vocab=[str(o) for o in vocab], size=[int(o) for o in model.size],
                 stats=stats and [[float(v) for v in o] for o in stats], background=bool(model.background),
                 grids=[[int(o) for o in g] for g in boxes.grids], shapes=[s.tolist() for s in boxes.shapes],
@@ -70,6 +71,12 @@ def _cut_ok(cut, names):
     values = list(cut.values()) if isinstance(cut,dict) else [] if cut is None else [cut]
     return _numbers(values) and all(0<=v<=1 for v in values) and set(cut if isinstance(cut,dict) else ())<=set(names)
 
+def _tiles_ok(tiles):
+    "Are these tiles: none, or as `Tiles.note` has them?"
+    if tiles is None: return True
+    ok = isinstance(tiles,dict) and tiles.keys()=={'size','overlap'} and all(_numbers(o,2) for o in tiles.values())
+    return ok and all(8<=v<100_000 for v in tiles['size']) and all(v>=0 for v in tiles['overlap'])
+
 def _note_ok(n):
     "Is this what `detector_note` makes?"
     keys = {'vocab','size','stats','background','grids','shapes','steps'}
@@ -80,7 +87,8 @@ def _note_ok(n):
     if not _numbers(n['size'],2) or not all(type(v) is int and v>0 for v in n['size']): return False
     pair = isinstance(stats,list) and len(stats)==2 and all(_numbers(o) for o in stats)
     if not (stats is None or pair): return False
-    return type(n['background']) is bool and _cut_ok(n.get('thresholds'),names) and _grids_ok(n)
+    if not (_cut_ok(n.get('thresholds'),names) and _tiles_ok(n.get('tiles'))): return False
+    return type(n['background']) is bool and _grids_ok(n)
 
 def parse_note(
     text:str, # JSON, from a file

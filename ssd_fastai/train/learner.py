@@ -404,7 +404,7 @@ def _onto_photo(det, win, size):
     "Boxes in a window as boxes on the photo"
     lo,hi = det.boxes.new_tensor(win[:2]).repeat(2),det.boxes.new_tensor(size).repeat(2)
     det.boxes = (det.boxes+lo).clamp(min=0).minimum(hi)
-    return det
+    return det[(det.boxes[:,2:]>det.boxes[:,:2]).all(1)] # else it lies in the margin beside the photo
 
 @patch
 def _see(self:SSDLearner, photos):
@@ -630,6 +630,7 @@ def _take_weights(self:SSDLearner, state, note, file, strict=True):
         raise ValueError(f'{file} is for another model ({why}). {_same_parts}') from None
     if boxes is not None: m.default_boxes = boxes
     if note and 'thresholds' in note: m.thresholds = note['thresholds']
+    if note and 'tiles' in note: m.tiles = Tiles(**note['tiles'])
     self._one_set()
     return order
 

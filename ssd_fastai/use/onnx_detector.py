@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
+from ..data.windows import crop_resize, fitted_window
+from ..ssd.tiles import Tiles, look_through
 
 # %% ../../nbs/use/04_onnx_detector.ipynb #c29ded7c
 @dataclass
@@ -73,9 +75,19 @@ def np_select(
     return b[order],s[order],l[order]
 
 # %% ../../nbs/use/04_onnx_detector.ipynb #287a68c6
+def _as_image(photo):
+    "A photo as PIL knows it, and its name"
+    if isinstance(photo,(str,Path)): return Image.open(photo),str(photo)
+    if not isinstance(photo,np.ndarray): return photo,getattr(photo,'filename','') or 'The photo'
+    if photo.dtype!=np.uint8: raise ValueError(f'The photo is an array of {photo.dtype}: give numbers from 0 to 255 as uint8')
+    return Image.fromarray(photo),'The photo'
+
 def _open(photo):
     "A photo as a person sees it: turned the right way up, RGB, transparent parts white"
-    im = Image.open(photo) if isinstance(photo,(str,Path)) else Image.fromarray(photo) if isinstance(photo,np.ndarray) else photo
+    im,name = _as_image(photo)
+    if im.mode in ('I','F') or im.mode.startswith('I;16'):
+        raise ValueError(f'{name}: more than 8 bits a channel (mode {im.mode}): save it with 8 bits, or open it with '
+                         'ssd_fastai.data.photos.open_photo')
     im = ImageOps.exif_transpose(im)
     if im.mode in ('RGBA','LA','PA') or 'transparency' in im.info:
         im = im.convert('RGBA')
@@ -104,24 +116,46 @@ class OnnxDetector:
         "The score from which each class is shown"
         t = self.meta['thresholds'] if min_score is None else min_score
         return np.array([t.get(v,.3) if isinstance(t,dict) else t for v in self.vocab], dtype=float)
+    def tiles(self,
+        tiles=True, # (width, height) in pixels, or `Tiles`. True: those of the file
+    )->Tiles:
+        "The tiles that somebody asked for"
+        if tiles is not True: return tiles if isinstance(tiles,Tiles) else Tiles(tiles)
+        if self.meta.get('tiles'): return Tiles(**self.meta['tiles'])
+        raise ValueError('This file does not say how large its training photos were: pass tiles=(width, height)')
     def raw(self,
         photos:list, # PIL images, RGB
-    ): # (boxes (B, A, 4), corners 0 to 1; probabilities (B, A, C))
+    ): # (boxes (B, A, 4), corners 0 to 1 of what the network sees; probabilities (B, A, C); the window on each photo)
         "What the network says"
-        h,w = self.size
-        small = [p.resize((w,h), Image.Resampling.BILINEAR, reducing_gap=2.) for p in photos]
-        return self.session.run(None, {'photos':np.stack([np.asarray(p) for p in small])})
+        wins = [fitted_window(p.size, self.size, self.meta.get('method','squish')) for p in photos]
+        small = [np.asarray(crop_resize(p,w,self.size)) for p,w in zip(photos,wins)]
+        return *self.session.run(None, {'photos':np.stack(small)}),wins
+    def look(self,
+        photos:list, # PIL images, RGB
+        cut:np.ndarray, # (C,) from `cutoffs`
+        nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+        **kwargs, # Passed to `np_select`: top_k, keep
+    )->list: # `Found` for each
+        "Detect objects on photos as one batch"
+        res = []
+        for im,b,p,w in zip(photos,*self.raw(photos)):
+            boxes,s,l = np_select(b, p, cut, nms, **kwargs)
+            lo,hi = np.tile(w[:2],2),np.tile(w[2:],2)
+            boxes = (lo+boxes*(hi-lo)).clip(0,np.tile(im.size,2))
+            seen = (boxes[:,2:]>boxes[:,:2]).all(1) # else it lies in the margin beside the photo
+            res.append(Found(boxes[seen],s[seen],l[seen],self.vocab))
+        return res
     def predict(self,
         photos, # Path, PIL image or array (h, w, 3) of uint8; or a list of them
         min_score=None, # Drop what scores less: a number, or one for each class by name. Default: as in the file
         nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+        tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
         **kwargs, # Passed to `np_select`: top_k, keep
     ): # `Found`, or a list of them
         "Detect objects on a photo, or on a list of photos as one batch"
         many = isinstance(photos,(list,tuple))
         ims,cut = [_open(p) for p in (photos if many else [photos])],self.cutoffs(min_score)
-        res = []
-        for im,b,p in zip(ims,*self.raw(ims)):
-            boxes,s,l = np_select(b, p, cut, nms, **kwargs)
-            res.append(Found(boxes*np.tile(im.size,2), s, l, self.vocab))
+        def look(ims): return self.look(ims, cut, nms, **kwargs)
+        if tiles: res = [Found(*look_through(look,p,self.tiles(tiles),nms is not None), self.vocab) for p in ims]
+        else: res = look(ims)
         return res if many else res[0]
