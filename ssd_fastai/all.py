@@ -39,6 +39,7 @@ from ssd_fastai.use.mistakes import Mistakes
 from ssd_fastai.use.labels import label_suspects, plot_learning_curve, show_suspects, suspect_annotations
 from ssd_fastai.use.onnx_detector import OnnxDetector
 from ssd_fastai.use.files import detect_files, draw_found, found_annotations
+from ssd_fastai.use.video import detect_video
 from ssd_fastai.use.settings import course_settings
 
 # Methods only: `dls.box_stats`, `annotations.check`, `learn.audit`, `learn.distrib`, `mistakes.interval`,
