@@ -127,3 +127,68 @@ def test_the_body_that_nobody_names(monkeypatch):
     assert (_usual_arch(True),_usual_arch(False))==('tf_efficientnet_lite0','resnet18')
     monkeypatch.setattr(pretrained, 'wheel_file', lambda a: None)
     assert _usual_arch(True)=='resnet18'
+
+# Interrupted, resumed; tiles; films
+
+def _onnx(tmp_path):
+    "A small detector that finds something"
+    pytest.importorskip('onnxscript')
+    path = make_cells(tmp_path/'cells', n=60)
+    train,valid = (read_coco(path/f'{o}.json', path/'images') for o in ('train','valid'))
+    learn = ssd_learner(BBoxDataLoaders.from_annotations(train, valid, size=(96,128), bs=4), 'resnet10t', pretrained=False)
+    with learn.no_logging(): learn.fine_tune(8)
+    learn.set_thresholds(.1)
+    return learn.to_onnx(tmp_path/'d.onnx', check=1),path/'images'
+
+def test_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):
+    from ssd_fastai.use import files as files_module
+    model,photos = _onnx(tmp_path)
+    (photos/'a_torn.jpg').write_bytes(b'xx')
+    kw = dict(csv=True, min_score=.1, bs=4)
+    ssd_predict(str(model), str(photos), tmp_path/'want', **kw)
+    assert not (tmp_path/'want/detections.part').exists()
+    draw,seen = files_module.draw_found,[]
+    def cut(photo, det):
+        if len(seen)==9: raise KeyboardInterrupt
+        seen.append(1)
+        return draw(photo, det)
+    monkeypatch.setattr(files_module, 'draw_found', cut)
+    with pytest.raises(KeyboardInterrupt): ssd_predict(str(model), str(photos), tmp_path/'o', **kw)
+    assert len(json.loads((tmp_path/'o/detections.json').read_text()))
+    with open(tmp_path/'o/detections.part','a') as f: f.write('{"name": "half of a li')
+    monkeypatch.setattr(files_module, 'draw_found', lambda *a: seen.append(1) or draw(*a))
+    capsys.readouterr()
+    ssd_predict(str(model), str(photos), tmp_path/'o', **kw)
+    assert 'Going on after 10 photos' in capsys.readouterr().out and len(seen)==60
+    want,got = (json.loads((tmp_path/o/'detections.json').read_text()) for o in ('want','o'))
+    def key(r): return r['file_name'],r['image_id'],r.get('label')
+    assert [key(r) for r in want]==[key(r) for r in got]
+    assert np.allclose([r['bbox'] for r in want if 'bbox' in r],[r['bbox'] for r in got if 'bbox' in r],atol=1e-3)
+    a,b = (pd.read_csv(tmp_path/o/'detections.csv') for o in ('want','o'))
+    pd.testing.assert_frame_equal(a, b, atol=1e-3)
+    assert sorted(p.name for p in (tmp_path/'want').iterdir())==sorted(p.name for p in (tmp_path/'o').iterdir())
+    capsys.readouterr()
+    shutil.copy(tmp_path/'o/detections.json', tmp_path/'keep.json')
+    (tmp_path/'o/detections.part').write_text('{"model": "another"}')
+    ssd_predict(str(model), str(photos), tmp_path/'o', **kw)
+    assert 'starting anew' in capsys.readouterr().out
+
+def test_tiles_and_films_in_the_terminal(tmp_path, capsys):
+    pytest.importorskip('av')
+    from ssd_fastai.use.video import paint_film, video_frames
+    model,photos = _onnx(tmp_path)
+    big = Image.new('RGB',(960,480))
+    for i,f in enumerate(sorted(photos.iterdir())[:6]): big.paste(Image.open(f), (i%3*320,i//3*240))
+    (tmp_path/'big').mkdir()
+    big.save(tmp_path/'big/a.png')
+    for tiles,same in (('auto',True),('320,240',(320,240)),(None,None)):
+        ssd_predict(str(model), str(tmp_path/'big'), tmp_path/'o', tiles=tiles)
+        rows = json.loads((tmp_path/'o/detections.json').read_text())
+        want = OnnxDetector(model).predict(tmp_path/'big/a.png', tiles=same)
+        assert [r['label'] for r in rows]==want.names and len(want)>20
+    for bad in ('yes','5,5','1,2,3'):
+        with pytest.raises(Stop, match='--tiles'): ssd_predict(str(model), str(tmp_path/'big'), tmp_path/'o', tiles=bad)
+    paint_film(tmp_path/'a.mp4', n=8)
+    assert ssd_predict(str(model), str(tmp_path/'a.mp4'), tmp_path/'o', every=2)==0
+    assert '4 frames' in capsys.readouterr().out and len(list(video_frames(tmp_path/'o/a.mp4')))==8
+    assert 'frame' in (tmp_path/'o/detections.csv').read_text().splitlines()[0]
