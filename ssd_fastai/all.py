@@ -51,3 +51,4 @@ import ssd_fastai.train.distributed
 import ssd_fastai.use.confidence
 import ssd_fastai.use.report
 import ssd_fastai.use.export
+import ssd_fastai.use.page
