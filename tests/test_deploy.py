@@ -200,13 +200,27 @@ def test_a_generator_is_enough_and_little_is_read_ahead(learn, valid):
     with pytest.raises(ValueError, match='no photos'): learn.predict_files([])
 
 def test_what_comes_out_reads_in_again(learn, folder, tmp_path):
+    "In each format; classes that were not found are classes all the same"
     df = learn.predict_files(folder)
-    ann = found_annotations(df, learn.dls.vocab)
-    assert len(ann)==7 and sum(len(r.labels) for r in ann)==df['class'].notna().sum()
-    ann.to_coco(tmp_path/'a.json')
-    again = read_coco(tmp_path/'a.json', folder)
-    assert [r.labels for r in again]==[r.labels for r in ann]
-    assert all(np.allclose(a.boxes,b.boxes,atol=.1) for a,b in zip(again,ann))
+    n = df['class'].notna().sum()
+    ann = found_annotations(df)
+    assert len(ann)==7 and sum(len(r.labels) for r in ann)==n and ann.vocab==learn.dls.vocab
+    flat = df[df['class']!='RBC']
+    assert type(flat).__name__=='FoundTable' and found_annotations(flat).vocab==learn.dls.vocab
+    shutil.copytree(folder/'sub', tmp_path/'photos')
+    for f in folder.glob('?.jpg'): shutil.copy(f, tmp_path/'photos')
+    df['file'] = [str(tmp_path/'photos'/Path(f).name) for f in df.file]
+    ann = {r.path.name:r for r in found_annotations(df)}
+    df.to_coco(tmp_path/'a.json')
+    df.to_voc(tmp_path/'xml')
+    df.to_yolo(tmp_path/'yolo')
+    photos = tmp_path/'photos'
+    for again in (read_coco(tmp_path/'a.json',photos), read_voc(photos,tmp_path/'xml'), read_yolo(tmp_path/'yolo')):
+        assert len(again)==7
+        for r in again:
+            assert r.labels==ann[r.path.name].labels and np.allclose(r.boxes, ann[r.path.name].boxes, atol=.1)
+    c = df.counts()
+    assert list(c.columns)==learn.dls.vocab and len(c)==7 and c.to_numpy().sum()==n
 
 def test_windows_that_crop_and_pad(train, valid):
     for method in ('pad','crop'):

@@ -2,6 +2,7 @@
 import shutil
 import pytest
 from ssd_fastai.all import *
+from ssd_fastai.use.cli import ssd_train
 
 @pytest.fixture
 def few(valid): return valid[:9]
@@ -47,8 +48,25 @@ def table(a, d):
     copy(a, d/'images')
     a.to_csv(d/'boxes.csv')
 
-@pytest.mark.parametrize('write,want', [(roboflow_coco,(5,2)), (coco_2017,(5,4)), (cvat_coco,(7,2)), (label_studio,(7,2)),
-    (ultralytics,(5,4)), (roboflow_yolo,(5,2)), (roboflow_voc,(5,2)), (labelimg,(7,2)), (two_folders,(7,2)), (table,(7,2))])
+def ours(a, d):
+    for n,s in (('train',a[:5]),('valid',a[5:])): coco(s, d/f'{n}.json', d/'images')
+def devkit(a, d):
+    a.to_voc(d/'Annotations')
+    copy(a, d/'JPEGImages')
+    (d/'ImageSets/Main').mkdir(parents=True)
+    for n,s in (('train',a[:5]),('val',a[5:])): (d/f'ImageSets/Main/{n}.txt').write_text('\n'.join(r.path.stem for r in s))
+def roboflow_csv(a, d):
+    for n,s in (('train',a[:5]),('valid',a[5:7]),('test',a[7:])):
+        copy(s, d/n)
+        rows = [(r.path.name,*r.size,l,*b) for r in s for l,b in zip(r.labels,r.boxes.tolist())]
+        cols = ['filename','width','height','class','xmin','ymin','xmax','ymax']
+        pd.DataFrame(rows, columns=cols).to_csv(d/n/'_annotations.csv', index=False)
+
+layouts = [(roboflow_coco,(5,2)), (coco_2017,(5,4)), (cvat_coco,(7,2)), (label_studio,(7,2)), (ultralytics,(5,4)),
+           (roboflow_yolo,(5,2)), (roboflow_voc,(5,2)), (labelimg,(7,2)), (two_folders,(7,2)), (table,(7,2)), (ours,(5,4)),
+           (devkit,(5,4)), (roboflow_csv,(5,2))]
+
+@pytest.mark.parametrize('write,want', layouts)
 def test_each_tool(few, tmp_path, capsys, write, want):
     write(few, tmp_path/'x')
     with warnings.catch_warnings():
@@ -61,6 +79,15 @@ def test_each_tool(few, tmp_path, capsys, write, want):
         labels,total = had[r.path.name]
         assert sorted(r.labels)==labels and abs(r.boxes.sum()-total)<2+.01*len(labels)*r.size[0]
     assert not {r.path for r in pair[0]} & {r.path for r in pair[1]}
+
+@pytest.mark.parametrize('write,want', layouts)
+def test_the_terminal_trains_on_each(few, tmp_path, capsys, write, want):
+    write(few, tmp_path/'x')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = ssd_train(str(tmp_path/'x'), str(tmp_path/'o'), arch='resnet10t', epochs=1, size='64', bs=2)
+    assert tuple(map(len,learn.dls.records))==want and (tmp_path/'o/detector.pkl').is_file()
+    assert 'AP50' in capsys.readouterr().out
 
 def test_two_that_fit_and_none(few, tmp_path):
     labelimg(few, tmp_path/'x')
