@@ -108,7 +108,8 @@ def known_columns(
     return _tensorflow if set(_tensorflow.values())<=names else None
 
 layouts = {'coco':(coco_parts, lambda p,**kw: read_coco(*p,**kw)), 'yolo':(yolo_parts, None),
-           'voc':(voc_parts, lambda p,**kw: read_voc(*p,**kw)), 'csv':(csv_parts, lambda p,**kw: read_csv(*p,known_columns(p[0]),**kw))}
+           'voc':(voc_parts, lambda p,**kw: read_voc(*p,**kw)),
+           'csv':(csv_parts, lambda p,**kw: read_csv(*p,known_columns(p[0]),**kw))}
 
 def _what_is_there(path):
     kinds = Counter(f.suffix.lower() or 'folders' if f.is_file() else 'folders' for f in path.glob('*'))

@@ -144,22 +144,26 @@ def found_annotations(
     return Annotations(records, list(vocab or df.attrs.get('vocab') or sorted(df['class'].dropna().unique())))
 
 @patch
-@delegates(Annotations.to_coco)
-def to_coco(self:FoundTable, file, **kwargs):
+def to_coco(self:FoundTable,
+    file:str|Path, # JSON file to write
+)->Path: # The file
     "Write COCO JSON: see `Annotations.to_coco`"
-    return found_annotations(self).to_coco(file, **kwargs)
+    return found_annotations(self).to_coco(file)
 
 @patch
-@delegates(Annotations.to_voc)
-def to_voc(self:FoundTable, xmls, **kwargs):
+def to_voc(self:FoundTable,
+    xmls:str|Path, # Folder for the XML files
+)->Path: # The folder
     "Write Pascal VOC XML: see `Annotations.to_voc`"
-    return found_annotations(self).to_voc(xmls, **kwargs)
+    return found_annotations(self).to_voc(xmls)
 
 @patch
-@delegates(Annotations.to_yolo)
-def to_yolo(self:FoundTable, root, **kwargs):
+def to_yolo(self:FoundTable,
+    root:str|Path, # Folder to write into: images/, labels/ and data.yaml
+    split:str='train', # 'train', 'valid' or 'test'
+)->Path: # The folder
     "Write YOLO, with copies of the photos: see `Annotations.to_yolo`"
-    return found_annotations(self).to_yolo(root, **kwargs)
+    return found_annotations(self).to_yolo(root, split)
 
 # %% ../../nbs/use/06_files.ipynb #71f6c93a
 def draw_found(
