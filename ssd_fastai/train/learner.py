@@ -384,7 +384,9 @@ def fine_tune(self:SSDLearner,
 def eval_model(self:SSDLearner)->SSD: # On the device of the data, ready to predict
     "The model for prediction: nothing is dropped out, and batch norm uses what it has learned"
     self.dls.to(self.dls.device)
-    return self.model.to(self.dls.device).eval()
+    m,device = self.model,torch.device(self.dls.device or 'cpu')
+    if next(m.parameters()).device!=device: m.to(device)
+    return m.eval() if any(o.training for o in m.modules()) else m
 
 @patch(as_prop=True)
 def thresholds(self:SSDLearner): # A number, or one for each class by name
@@ -407,14 +409,14 @@ def _onto_photo(det, win, size):
     return det[(det.boxes[:,2:]>det.boxes[:,:2]).all(1)] # else it lies in the margin beside the photo
 
 @patch
-def _see(self:SSDLearner, photos):
-    "(scores, offsets) for some photos (PIL), and the windows through which the model saw them"
+def _see(self:SSDLearner, photos, model):
+    "(scores, offsets) of a model for some photos (PIL), and the windows through which it saw them"
     resize = next(t for t in self.dls.train.after_item if isinstance(t,BoxResize))
     wins = [resize.window(p.size)['window'] for p in photos] # the whole photo, or more or less of it: see `BoxResize`
     xs = [np.array(crop_resize(p, w, self.dls.size)) for p,w in zip(photos,wins)]
     x = TensorImage(torch.from_numpy(np.stack(xs)).permute(0,3,1,2)).to(self.dls.device)
     x, = compose_tfms((x,), self.dls.valid.after_batch.fs, split_idx=1)
-    with torch.no_grad(): return self.eval_model()(x),wins
+    with torch.no_grad(): return model(x),wins
 
 def _tiles_for(learn, tiles):
     "The tiles that somebody asked for"
@@ -442,7 +444,7 @@ def predict_batch(self:SSDLearner,
         t = _tiles_for(self, tiles)
         return [_in_tiles(self, p, t, nms, min_score=min_score, **kwargs) for p in photos]
     cut,m,vocab = self.thresholds if min_score is None else min_score,self.eval_model(),self.dls.vocab
-    preds,wins = self._see(photos)
+    preds,wins = self._see(photos, m)
     sizes = [(w[2]-w[0],w[3]-w[1]) for w in wins]
     dets = detect(preds, m.boxes, m.coder, sizes, vocab, m.background, photos, min_score=lowest(cut,vocab), nms=nms,
                   **kwargs)

@@ -141,7 +141,7 @@ class Replay:
 
 # %% ../../nbs/use/00_mistakes.ipynb #6ca1a949
 @patch
-def _look(self:SSDLearner, records): return self._see([open_photo(r.path) for r in records])
+def _look(self:SSDLearner, records): return self._see([open_photo(r.path) for r in records], self.eval_model())
 
 @patch
 def _replay(self:SSDLearner, record):
