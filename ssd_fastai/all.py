@@ -42,7 +42,7 @@ from ssd_fastai.use.files import detect_files, draw_found, found_annotations
 from ssd_fastai.use.video import detect_video
 from ssd_fastai.use.settings import course_settings
 
-# Methods only: `dls.box_stats`, `annotations.check`, `learn.audit`, `learn.distrib`, `mistakes.interval`,
+# Methods only: `dls.box_stats`, `annotations.check`, `learn.audit`, `learn.distrib`, `learn.with_classes`, `mistakes.interval`,
 # `mistakes.report`, `learn.to_onnx`
 import ssd_fastai.data.box_stats
 import ssd_fastai.data.check
@@ -50,5 +50,6 @@ import ssd_fastai.train.audit
 import ssd_fastai.train.distributed
 import ssd_fastai.use.confidence
 import ssd_fastai.use.report
+import ssd_fastai.published.classes
 import ssd_fastai.use.export
 import ssd_fastai.use.page

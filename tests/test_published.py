@@ -434,3 +434,34 @@ def test_norms_settle_if_they_are_young(loaders, coco_lite):
 def test_torchvisions_own_builder_is_explained(loaders):
     with pytest.raises(ValueError, match='from ssd_fastai.all import ssd300_vgg16'):
         ssd_learner(loaders, tv.ssd300_vgg16)
+
+# Other classes for a detector of one's own
+
+@pytest.mark.parametrize('arch', ['resnet10t','focal','ssdlite','booster'])
+def test_other_classes_keep_their_rows(train, valid, arch):
+    "Scores of classes that stay, offsets, thresholds and default boxes are what they were; a shuffled order too"
+    from ssd_fastai.published.classes import swap_classes
+    size = (320,320) if arch=='ssdlite' else (64,96)
+    dls = BBoxDataLoaders.from_annotations(train[:12], valid[:4], size=size, bs=4)
+    if arch=='ssdlite': learn = ssd_learner(dls, ssdlite320_mobilenet_v3_large, pretrained=False)
+    else:
+        kw = dict(kind='focal') if arch=='focal' else dict(boosters=1) if arch=='booster' else {}
+        learn = ssd_learner(dls, 'resnet10t', pretrained=False, **kw)
+    learn.set_thresholds({'RBC':.2, 'Platelets':.4})
+    for p in learn.model.head.parameters(): torch.nn.init.normal_(p.data, std=.05)
+    names = {'RBC':'red','WBC':None}
+    sets = [Annotations(list(a.rename(names)), ['Platelets','red']) for a in (train[:12],valid[:4])]
+    how = published_input(ssdlite320_mobilenet_v3_large) if arch=='ssdlite' else dict(size=size)
+    other = BBoxDataLoaders.from_annotations(*sets, bs=4, **how)
+    more = learn.with_classes(other, synonyms={'red':'RBC'})
+    assert more.kept['from'].to_dict()=={'Platelets':'Platelets','red':'RBC'} and more.dls.vocab==['Platelets','red']
+    assert more.thresholds=={'Platelets':.4,'red':.2}
+    x = torch.rand(2,3,*size)
+    bg = int(learn.model.background)
+    with torch.no_grad(): a,b = learn.model.eval()(x),more.model.eval()(x)
+    assert torch.allclose(a[1],b[1],atol=1e-5)
+    cols = [0]*bg+[2+bg,0+bg]
+    assert torch.allclose(a[0][...,cols],b[0],atol=1e-4)
+    with more.no_bar(),more.no_logging(): more.fit(1, 1e-4)
+    assert learn.model.n_classes==3 and more.model.n_classes==2
+    assert more.predict(valid[0].path, min_score=.01).vocab==['Platelets','red']
