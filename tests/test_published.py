@@ -440,7 +440,6 @@ def test_torchvisions_own_builder_is_explained(loaders):
 @pytest.mark.parametrize('arch', ['resnet10t','focal','ssdlite','booster'])
 def test_other_classes_keep_their_rows(train, valid, arch):
     "Scores of classes that stay, offsets, thresholds and default boxes are what they were; a shuffled order too"
-    from ssd_fastai.published.classes import swap_classes
     size = (320,320) if arch=='ssdlite' else (64,96)
     dls = BBoxDataLoaders.from_annotations(train[:12], valid[:4], size=size, bs=4)
     if arch=='ssdlite': learn = ssd_learner(dls, ssdlite320_mobilenet_v3_large, pretrained=False)
@@ -465,3 +464,50 @@ def test_other_classes_keep_their_rows(train, valid, arch):
     with more.no_bar(),more.no_logging(): more.fit(1, 1e-4)
     assert learn.model.n_classes==3 and more.model.n_classes==2
     assert more.predict(valid[0].path, min_score=.01).vocab==['Platelets','red']
+
+# The SSD of 2018
+
+def std_2018(ni, nf, stride):
+    return nn.Sequential(nn.Conv2d(ni,nf,3,stride,1), nn.ReLU(), nn.BatchNorm2d(nf), nn.Dropout(.4))
+
+@pytest.mark.parametrize('boosters', [0,1,2])
+@pytest.mark.parametrize('arch,ch', [(resnet34,512), (resnet50,2048)])
+def test_2018_layer_by_layer(boosters, arch, ch):
+    "Built once more from its description, with the same weights: same parameters, same numbers"
+    m = ssd_2018(arch, 20, pretrained=False, boosters=boosters, bias=-3.).eval()
+    assert (m.grids,len(m.boxes),m.head.offsets[0].out_channels) == ([(4,4),(2,2),(1,1)],189,36)
+    trunk = [std_2018(ch,256,1)]
+    for i in range(3): trunk += [std_2018(256,256,2)] + [std_2018(256,256,1) for _ in range(boosters*(i<2))]
+    heads = [nn.Conv2d(256,9*n,3,padding=1) for _ in range(3) for n in (20,4)]
+    mine = sum(p.numel() for o in (*trunk,*heads) for p in o.parameters())
+    assert mine==sum(p.numel() for p in m.head.parameters())
+    assert all(torch.equal(c.bias, torch.full((180,),-3.)) for c in m.head.classes)
+    own = [m.head.start[2]]
+    for i in range(3): own += [m.head.down[i]] + (list(m.head.boosters[i]) if i<2 else [])
+    for a,b in zip(trunk,own,strict=True): a.load_state_dict(b.state_dict())
+    x = torch.randn(2,3,224,224)
+    with torch.no_grad():
+        f = m.body(x)[-1]
+        y,scores,k = nn.functional.relu(f),[],0
+        for i,layer in enumerate(trunk):
+            y = layer.eval()(y)
+            at_end = i>0 and (i==len(trunk)-1 or trunk[i+1][0].stride==(2,2))
+            if at_end:
+                s = m.head.classes[k](y)
+                scores.append(s.permute(0,2,3,1).reshape(2,-1,20))
+                k += 1
+        assert k==3 and torch.allclose(torch.cat(scores,1), m(x)[0], atol=1e-4)
+
+def test_2018_looks_at_some_rows_only(train, valid):
+    "Where most default boxes score too little to be decoded, the others keep their own cells"
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], size=224, bs=4)
+    learn = ssd_learner_2018(dls, 'resnet10t', pretrained=False, boosters=1)
+    for c in (*learn.model.head.classes,*learn.model.head.offsets): nn.init.normal_(c.weight, std=.2)
+    m,x = learn.model.eval(),torch.rand(1,3,224,224)
+    with torch.no_grad(): preds = m(x)
+    some = torch.sigmoid(preds[0][0]).max(1).values.sort().values[-20].item()
+    det = detect(preds, m.boxes, m.coder, [(1,1)], dls.vocab, False, min_score=some, nms=None)[0]
+    every = m.coder.decode(preds[1], m.boxes)[0].clamp(0,1)
+    assert 0<len(det)<189 and all((every-b).abs().amax(1).min()<1e-5 for b in det.boxes)
+    assert len(learn.ap_per_class())==3
+    with learn.no_bar(),learn.no_logging(): learn.fit(1, 1e-3)

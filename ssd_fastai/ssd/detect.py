@@ -227,7 +227,8 @@ def detect(
     res = []
     def one(i):
         r = worth_a_look(scores[i], background, min_score)
-        probs,boxes = class_probs(scores[i][r],background),coder.decode(offsets[i][r],default[r])
+        some = coder.at(r) if hasattr(coder,'at') else coder # a coder may know something of each default box
+        probs,boxes = class_probs(scores[i][r],background),some.decode(offsets[i][r],default[r])
         return (o.cpu() for o in select(probs, boxes, min_score, top_k=top_k, degenerate=degenerate, **kwargs))
     if (scores.device.type!='cpu' if listed is None else listed):
         rows = shortlist((scores,offsets), default, coder, background, top_k, degenerate=degenerate).cpu()
