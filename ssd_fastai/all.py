@@ -46,6 +46,7 @@ from ssd_fastai.use.settings import course_settings
 # `mistakes.report`, `learn.to_onnx`
 import ssd_fastai.data.box_stats
 import ssd_fastai.data.check
+import ssd_fastai.data.datablock
 import ssd_fastai.train.audit
 import ssd_fastai.train.distributed
 import ssd_fastai.use.confidence

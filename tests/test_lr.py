@@ -1,10 +1,10 @@
 "Inflection points against curves whose points are known in closed form"
-import random, warnings
+import json, random, warnings
 import numpy as np, pytest, torch
 from scipy.optimize import brentq
 from ssd_fastai.all import *
 from ssd_fastai.train.guards import unchanged
-from ssd_fastai.train.lr import LRInflections, lr_table
+from ssd_fastai.train.lr import LRInflections, Look, analyze_look, lr_table, steepest
 
 class Curve:
     "Logistic steps (a<0 falls) and an exponential blow-up; all derivatives in closed form"
@@ -210,3 +210,68 @@ def test_unchanged_after_an_error(train, valid):
         raise KeyboardInterrupt
     assert all(torch.equal(a,b) for a,b in zip(l.model.parameters(),before))
     assert not any(m.training for m in l.model.modules())
+
+# Looks with the untouched network beside it
+
+def no_signal(rng, fall=0.):
+    x = np.linspace(-7,1,100)
+    d = rng.normal(size=100)*(1e-5*10**((x+7)/2)).clip(max=.2)-fall/(1+np.exp(-(x+4.5)/.3))+np.exp((x+2)/.3).clip(max=3)*(x>-2.5)
+    return Look(10**x, 1+d, np.ones(100))
+
+def test_noise_is_no_descent_and_a_small_fall_is_one():
+    rng = np.random.default_rng(1)
+    made_up = sum(len(analyze_look(no_signal(rng))[3])>0 for _ in range(300))
+    found = [analyze_look(no_signal(rng,.01))[3] for _ in range(100)]
+    assert made_up<=.05*300, made_up
+    assert sum(map(bool,found))>=95
+    # running means lag, so the steepest point of the mean lies to the right of -4.5, the same for all
+    at = [np.log10(next(p.lr for p in o if p.curve=='loss')) for o in found if o]
+    assert -4.6<np.median(at)<-3.2
+
+def test_eight_real_looks():
+    "Two sets at four moments (tests/bench/looks.py): points where the loss falls, and they drift to the left"
+    rows = json.loads((Path(__file__).parent/'looks.json').read_text())
+    found,reasons = {},0
+    for r in rows:
+        look = Look(*r['look'])
+        y,s,stop,pts,why = analyze_look(look)
+        assert bool(pts)!=bool(why) and all(np.log10(p.lr)<=stop-1 for p in pts)
+        if pts: found[r['set'],r['epochs']] = next(p.lr for p in pts if p.curve=='loss')
+        else: # the reason is on the plot: the gradient stays within its band
+            below = -s.slope>3.3*s.err
+            assert why.startswith('The loss falls, but' if below.any() else 'Nowhere')
+            assert not len(steepest(s, 0., 3.3))
+            reasons += 1
+        plt.close('all')
+    assert len(rows)==8 and len(found)>=6
+    for name in ('sample','bccd'):
+        late = [v for (n,e),v in found.items() if n==name and e>=15]
+        assert late and max(late)<found[name,0]
+
+def test_one_search_is_enough(train, valid):
+    l = small(train, valid)
+    calls = []
+    class Count(Callback):
+        def before_fit(self): calls.append(1)
+    l.add_cb(Count())
+    with l.no_bar(),warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        l.lr_find(num_it=24, show_plot=False)
+        n = len(calls)
+        l.lr_inflections(show=False)
+        assert len(calls)==n and len(l.look.losses)==len(l.look.before)
+        assert l.look.before[0]==pytest.approx(l.look.losses[0],rel=1e-5)
+        with l.no_logging(): l.fit(1, 1e-4)
+        m = len(calls)
+        l.lr_inflections(num_it=24, show=False)
+        assert len(calls)==m+1
+        assert l.lr_inflections(num_it=24, show=False, search=True) is not None and len(calls)==m+2
+
+@pytest.mark.parametrize('precision', ['fp32','bf16'])
+def test_the_copy_sees_the_same(train, valid, precision):
+    "At learning rates of nearly nothing network and copy say the same, with dropout and in half precision"
+    l = small(train, valid, precision=precision, drop=.4)
+    with l.no_bar(),warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        l.lr_inflections(start_lr=1e-12, end_lr=1e-11, num_it=24, show=False)
+    assert np.allclose(l.look.losses, l.look.before, rtol=1e-4) and np.std(l.look.losses)>1e-3

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from fastai.vision.all import *
-from .annotations import Record, Annotations, clean, read_coco
+from .annotations import Record, Annotations, Labeled, clean, finish, read_coco
 from .formats import read_voc
 from .check import set_rows
 from .photos import open_photo, photo_size, to_rgb
@@ -134,7 +134,7 @@ def tfm_pair(
     return L(items if item_tfms is None else item_tfms),L(batch if batch_tfms is None else batch_tfms),hw(size)
 
 # %% ../../nbs/data/10_block.ipynb #b495a0bc
-_lose_boxes = FlipItem,DihedralItem,Resize,CropPad,RandomCrop,RandomErasing
+_lose_boxes = FlipItem,DihedralItem,Resize,CropPad,RandomCrop,RandomResizedCrop,RandomErasing
 _why_lost = ("fastai's item transforms lose boxes, because they run while boxes are in pixels. "
              'Use BoxResize, RandomWindow or ssd_tfms of this library')
 
@@ -167,6 +167,21 @@ def check_batch_tfms(
     return [*tfms,*inside]
 
 # %% ../../nbs/data/10_block.ipynb #c23cf090
+def _records_by(get_items, get_y, vocab):
+    "A function that makes `Record`s of a source, checked as those of every reader"
+    def one(path):
+        boxes,labels = get_y(path)
+        boxes = np.asarray(boxes,float).reshape(-1,4).tolist()
+        if len(boxes)!=len(labels): raise ValueError(f'{path}: get_y gives {len(boxes)} boxes and {len(labels)} labels')
+        return Labeled(Path(path), boxes, list(map(str,labels)), f'get_y of {Path(path).name}', str(path))
+    def records(source): return finish([one(o) for o in get_items(source)], list(vocab)).records
+    return records
+
+def _by_path(splitter):
+    "A splitter of paths for `Record`s"
+    def split(records): return splitter([r.path for r in records])
+    return split
+
 def bbox_datablock(
     vocab:list, # Object classes, without background
     size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
@@ -176,8 +191,14 @@ def bbox_datablock(
     splitter=None, # Which records are for validation. Default: 20 % at random
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored: not learned, neither found nor missed
+    get_items=None, # Source → paths of photos, as `get_image_files`. Default: the source is a list of `Record`s
+    get_y=None, # Path → (boxes, labels): corners in pixels, and class names. With `get_items`
 )->BBoxDataBlock: # Records → (photo, TensorBBox, TensorMultiCategory)
-    "A DataBlock for photos with boxes, from `Record`s"
+    "A DataBlock for photos with boxes, from `Record`s, or from functions as in fastai"
+    if (get_items is None)!=(get_y is None):
+        raise ValueError('get_items and get_y belong together: the paths of photos, and (boxes, labels) of one')
+    source = {} if get_y is None else dict(get_items=_records_by(get_items, get_y, vocab))
+    if get_y and splitter: splitter = _by_path(splitter)
     item_tfms,batch_tfms,size = tfm_pair(tfms, item_tfms, batch_tfms, size)
     item_tfms,batch_tfms = check_item_tfms(item_tfms,size),check_batch_tfms(batch_tfms)
     if stats: batch_tfms.append(Normalize.from_stats(*stats))
@@ -185,7 +206,7 @@ def bbox_datablock(
               TransformBlock(type_tfms=record_boxes, item_tfms=PointScaler, dls_kwargs={'before_batch':pad_boxes}),
               TransformBlock(type_tfms=[RecordLabels(ignore),BoxCategorize(vocab)]))
     return BBoxDataBlock(blocks, getters=[noop,noop,noop], n_inp=1, splitter=splitter or RandomSplitter(seed=42),
-                         item_tfms=item_tfms, batch_tfms=batch_tfms)
+                         item_tfms=item_tfms, batch_tfms=batch_tfms, **source)
 
 # %% ../../nbs/data/10_block.ipynb #9b8b7c60
 def _check_records(ann, part, vocab):
@@ -347,9 +368,12 @@ def show_batch(self:BBoxDataLoaders,
     unique:bool=False, # The same photo `max_n` times, each time augmented anew?
     names:bool=False, # Write the class on each box?
     cols:int=3, # Photos in a row
+    nrows:int=None, # Rows, as in fastai. Default: by `max_n`
+    ncols:int=None, # Photos in a row, as fastai calls it
 ):
     "Show photos of a batch with their boxes"
-    dl = self.loaders[split]
+    dl,cols = self.loaders[split],ncols or cols
+    if nrows: max_n = nrows*cols
     if unique: dl = dl.new(get_idxs=lambda: [0]*max_n, bs=max_n, num_workers=0)
     xb,bb,lb = dl.one_batch()
     h,w = xb.shape[-2:]

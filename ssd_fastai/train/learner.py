@@ -21,6 +21,7 @@ from ..data.photos import to_photo
 from ..data.boxes import batch_boxes, show_boxes
 from ..data.augment import BoxResize, crop_resize, zooms_of
 from ..data.block import BBoxDataLoaders, color_legend, loader_stats, same_stats, unnormalize
+from ..data.datablock import has_boxes, photo_path
 from ..ssd.anchors import (DefaultBoxes, boxes_strides, choose_strides, fit_default_boxes, published_boxes,
                                     warn_coverage)
 from ..ssd.loss import SSDLoss, class_weights
@@ -75,16 +76,6 @@ def need_photos(self:SSDLearner,
     raise ValueError('There are no photos in this learner: it was loaded from a file. To train or validate, give it '
                      f'some: learn.dls = BBoxDataLoaders.from_annotations(train, valid, size={self.dls.size}). '
                      'To predict it needs none.')
-
-@patch
-@delegates(Learner.lr_find)
-def lr_find(self:SSDLearner,
-    *args, # As in fastai
-    **kwargs, # As in fastai
-): # The suggested learning rates
-    "fastai's `lr_find`, if there are photos"
-    self.need_photos()
-    return Learner.lr_find(self, *args, **kwargs)
 
 @patch
 def _check_fit(self:SSDLearner, cbs):
@@ -287,8 +278,10 @@ def _loss_args(dls, class_weight, loss_kw):
     return dict(class_weight=class_weights(records,vocab,class_weight), ignore=ignore, **(loss_kw or {}))
 
 # %% ../../nbs/train/03_learner.ipynb #eacfedae
+def _of_fastai(dls): return isinstance(dls,DataLoaders) and not isinstance(dls,BBoxDataLoaders) and has_boxes(dls.train)
+
 def ssd_learner(
-    dls:BBoxDataLoaders, # Photos with boxes
+    dls:BBoxDataLoaders, # Photos with boxes; loaders of fastai's own blocks are converted
     arch, # A function that makes a torchvision or fastai model, the name of a timm model, or a published detector
     pretrained:bool=True, # Start from ImageNet weights: from a package, as the extra [lite] brings, or downloaded?
     boxes=None, # `DefaultBoxes`, or the name of a published set. Default: fitted to the training set
@@ -313,6 +306,7 @@ def ssd_learner(
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
     recipe = {k:v for k,v in locals().items() if k not in ('dls','metrics','cbs','kwargs')} | kwargs
+    if _of_fastai(dls): dls = BBoxDataLoaders.from_fastai(dls)
     check_loaders(dls)
     _check_arch(arch, kwargs)
     parts = dict(strides=strides, k=k, kind=kind, neck=neck, boosters=boosters, width=width, drop=drop, cut=cut)
@@ -488,10 +482,20 @@ def show_results(self:SSDLearner,
 
 # %% ../../nbs/train/03_learner.ipynb #a363a280
 @patch
+def _fastai_dl(self:SSDLearner, dl):
+    "A loader of fastai's, with or without boxes, as this learner sees its photos"
+    if has_boxes(dl): return self._own_dl(BBoxDataLoaders.from_fastai(DataLoaders(dl,dl)).valid)
+    tls = getattr(dl.dataset,'tls',[])
+    paths = [photo_path(tls[0],o) for o in dl.dataset.items] if len(tls)==1 else [None]
+    if None in paths: check_loaders(dl)
+    return self.dls.test_dl(paths, bs=dl.bs)
+
+@patch
 def _own_dl(self:SSDLearner, dl):
     "A loader as this learner needs it: this one, or one of the same photos"
     base,own = getattr(dl,'dl',dl),self.dls.valid
     if not (hasattr(base,'after_item') and hasattr(base,'after_batch')): return dl
+    if not any(isinstance(t,BoxResize) for t in base.after_item): return self._fastai_dl(base)
     vocab,bad = loader_vocab(base),differences(base,own)
     if vocab is None and len(getattr(base.dataset,'tls',[]))>2: check_loaders(base)
     new = [o for o in vocab or [] if o not in self.dls.vocab]
