@@ -314,7 +314,7 @@ def _no_descent(s, stop, z):
 def analyze_look(
     look:Look, # From a search with `PairedLosses`
     factor:float=3., # A point is strong if both curves turn within this factor
-    z:float=3.3, # Standard errors by which a descent stands out
+    z:float=3., # Standard errors by which a descent stands out
 ): # (running means of the losses relative to the untouched network, smoothed, blow-up, points, why there are none)
     "The inflection points of a look"
     n = min(map(len,look))
@@ -381,7 +381,7 @@ def lr_inflections(self:Learner,
     if why: warnings.warn(why, stacklevel=2)
     res = LRInflections(pts, *_suggest(pts))
     if show:
-        _plot(self.look.lrs[:len(y)], y, s, stop, pts, why, res.lr, res.slice, figsize, 3.3)
+        _plot(self.look.lrs[:len(y)], y, s, stop, pts, why, res.lr, res.slice, figsize, 3.)
         plt.show()
         if res.points: print(lr_table(res).to_string(index=False))
     return res
