@@ -21,6 +21,7 @@ from fastai.vision.core import imagenet_stats
 from ..data.block import BBoxDataLoaders, loader_stats, same_stats
 from ..ssd.anchors import DefaultBoxes, published_boxes
 from ..ssd.model import SSD, last_conv, prior_bias
+from ..train.groups import FreezeStats
 from .layers import (PreciseBatchNorm, extras512, fetch_weights, read_weights, v2_ssd, v3_end, v3_ssd,
                                          vgg_ssd)
 
@@ -388,7 +389,8 @@ def learner_parts(self:Published,
         weights,weights_backbone = ('coco',None) if self.coco else (None,'imagenet')
     model = self(dls.vocab, weights, weights_backbone, **kwargs)
     warm = weights is not None or weights_backbone is not None
-    return dls, model, warm, [PreciseBatchNorm()]
+    frozen = [] if model.kept is None else [FreezeStats()] # a trained detector keeps its statistics
+    return dls, model, warm, [PreciseBatchNorm(),*frozen]
 
 # %% ../../nbs/published/01_models.ipynb #cba333d0
 @patch

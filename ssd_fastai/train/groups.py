@@ -9,6 +9,7 @@ __all__ = ['FreezeStats', 'GroupRates']
 
 # %% ../../nbs/train/05_groups.ipynb #b957c630
 import numpy as np, pandas as pd
+from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.training import bn_types
@@ -32,6 +33,14 @@ def groups(self:Learner)->pd.DataFrame: # A row for each parameter group: layers
     if isinstance(self,SSDLearner) and len(params)==2: names = ['body','head']
     rows = [_group_row(self.model, ps, h['lr']) for ps,h in zip(params,hypers)]
     return pd.DataFrame(rows, index=names, columns=['layers','parameters','training','lr'])
+
+@patch(as_prop=True)
+def frozen(self:Learner)->bool:
+    "Is the body frozen? (Its batch norm may train all the same: that is how fastai freezes)"
+    body = getattr(self.model,'body',None)
+    if body is None: body = nn.ModuleList(list(self.model.children())[:1])
+    ps = [p for m in body.modules() if not isinstance(m,bn_types) for p in m.parameters(recurse=False)]
+    return bool(ps) and not any(p.requires_grad for p in ps)
 
 # %% ../../nbs/train/05_groups.ipynb #0a901170
 class FreezeStats(Callback):

@@ -316,6 +316,7 @@ def ssd_learner(
         own = {o:kwargs.pop(o) for o in _published_only if o in kwargs}
         dls,model,pretrained,more = _published_model(dls, arch, pretrained, weights, boxes, bias, **own)
         cbs = [*more,*L(cbs)]
+        if getattr(model,'kept',None) is not None: kwargs.setdefault('train_bn',False) # frozen means all of it
     else:
         pretrained = pretrained or weights is not None
         if pretrained: dls = _body_input(dls, arch, weights)
