@@ -332,6 +332,7 @@ def analyze_look(
         pts = _points(s, steep, factor, stop)
         if pts: return means,s,stop,pts,''
     why = 'Every point is within a factor 10 of the blow-up.' if steep else _no_descent(s, stop, z)
+    s = smooth_differences(x[:m], d[:m], level, .32) # to look at
     return means,s,stop,[],why
 
 # %% ../../nbs/train/04_lr.ipynb #f65b8300
@@ -397,7 +398,7 @@ def plot_drift(
     for ax,(title,look) in zip(axs[:,0],looks.items()):
         y,s,stop,pts,why = analyze_look(look, factor)
         ax.semilogx(look.lrs[:len(y)], y, '.', ms=3, color='lightsteelblue')
-        ax.set_title(title+(f': no point, {why.split(":")[0].split(".")[0].lower()}' if why else ''), fontsize=9)
+        ax.set_title(title+(f'. No point: {why.split(":")[0].split(".")[0].lower()}' if why else ''), fontsize=9)
         if s is None: continue
         ax.plot(10**s.x, s.loss)
         _mark(ax, s, s.loss, pts, _suggest(pts)[1], stop, look.lrs[-1])
