@@ -27,7 +27,7 @@ from ssd_fastai.train.metrics import CocoEvaluator, coco_metrics
 from ssd_fastai.train.guards import NaNGuard
 from ssd_fastai.train.precision import FusedAdamW
 from ssd_fastai.train.learner import SSDLearner, ssd_learner, ssd_split
-from ssd_fastai.train.lr import Inflection, lr_inflections, plot_inflections
+from ssd_fastai.train.lr import Inflection, lr_inflections, plot_drift, plot_inflections
 from ssd_fastai.train.groups import FreezeStats, GroupRates
 from ssd_fastai.train.resume import Resumable
 from ssd_fastai.train.average import EMA

@@ -1,5 +1,5 @@
 "The published detectors against torchvision 0.29, their weights, and fine-tuning to other classes"
-import os, subprocess, sys, urllib.error
+import os, subprocess, sys, urllib.error, warnings
 import numpy as np, pytest, torch
 from torch import nn
 from torchvision.models import detection as tv, mobilenet_v2, mobilenet_v3_large, vgg16
@@ -511,3 +511,26 @@ def test_2018_looks_at_some_rows_only(train, valid):
     assert 0<len(det)<189 and all((every-b).abs().amax(1).min()<1e-5 for b in det.boxes)
     assert len(learn.ap_per_class())==3
     with learn.no_bar(),learn.no_logging(): learn.fit(1, 1e-3)
+
+# Frozen means frozen
+
+@pytest.mark.parametrize('from_detector', [True,False])
+def test_a_frozen_detector_is_not_touched(train, valid, tmp_path, from_detector):
+    "From detector weights no parameter and no buffer of the body moves; from a body's weights batch norm adapts"
+    m = tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4)
+    torch.save(m.state_dict(), tmp_path/'d.pth')
+    torch.save(mobilenet_v3_large().state_dict(), tmp_path/'b.pth')
+    dls = BBoxDataLoaders.from_annotations(train[:8], valid[:4], bs=4, **published_input(ssdlite320_mobilenet_v3_large))
+    kw = dict(weights=tmp_path/'d.pth', names=train.vocab) if from_detector else dict(weights_backbone=tmp_path/'b.pth')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        l = ssd_learner(dls, ssdlite320_mobilenet_v3_large, **kw)
+    assert l.frozen
+    before = {k:v.clone() for k,v in l.model.body.state_dict().items()}
+    with l.no_bar(),l.no_logging(): l.fit_one_cycle(1, 1e-2)
+    moved = [k for k,v in l.model.body.state_dict().items() if not torch.equal(v,before[k])]
+    assert bool(moved)!=from_detector
+    l.unfreeze()
+    assert not l.frozen
+    with l.no_bar(),l.no_logging(): l.fit_one_cycle(1, 1e-3)
+    assert any(not torch.equal(v,before[k]) for k,v in l.model.body.state_dict().items())
