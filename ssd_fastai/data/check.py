@@ -12,8 +12,10 @@ from collections import Counter
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastcore.parallel import parallel
+from matplotlib import pyplot as plt
 from torchvision.ops import box_iou
 from .annotations import Annotations, Record
+from .boxes import palette
 from .photos import BadPhoto, file_hash, read_photo, unturned_score
 from .photos import duplicate_groups, look_alikes, thumbnail
 
@@ -193,3 +195,34 @@ def check(self:Annotations,
     rows += [row for r in self for row in box_rows(r)]+class_rows(self)+set_rows(self, other)
     if fix: rows = repair(self, rows)
     return pd.DataFrame(rows, columns=['file','object','problem','action'])
+
+# %% ../../nbs/data/05_check.ipynb #0610dd4c
+def _box_table(ann):
+    "A row for each object: class, and width, height, center and aspect as fractions of the photo"
+    rows = [(l,*((b[2:]-b[:2])/r.size),*((b[2:]+b[:2])/2/r.size),np.divide(*(b[2:]-b[:2])))
+            for r in ann for l,b in zip(r.labels,r.boxes)]
+    return pd.DataFrame(rows, columns=['class','width','height','x','y','aspect'])
+
+@patch
+def plot_stats(self:Annotations,
+    height:float=2.8, # Inches
+):
+    "Objects of each class, their sizes, centers and shapes"
+    df = _box_table(self)
+    fig,axs = plt.subplots(1,4,figsize=(4*height,height))
+    colors = [palette[i%len(palette)] for i in range(len(self.vocab))]
+    axs[0].barh(list(map(str,self.vocab)), [(df['class']==v).sum() for v in self.vocab], color=colors)
+    axs[0].invert_yaxis()
+    axs[0].set_title('objects', fontsize=9)
+    for v,c in zip(self.vocab,colors):
+        d = df[df['class']==v]
+        axs[1].loglog(100*d.width, 100*d.height, '.', ms=2, color=c)
+        axs[2].plot(d.x, d.y, '.', ms=2, color=c)
+        if len(d): axs[3].hist(np.log2(d.aspect), bins=np.linspace(-3,3,31), histtype='step', color=c, density=True)
+    axs[1].set_title('width and height, % of the photo', fontsize=9)
+    axs[2].set(xlim=(0,1), ylim=(1,0))
+    axs[2].set_title('centers', fontsize=9)
+    axs[3].set_xticks([-2,-1,0,1,2], ['1:4','1:2','1:1','2:1','4:1'])
+    axs[3].set_title('shapes, width : height', fontsize=9)
+    fig.tight_layout()
+    return fig
