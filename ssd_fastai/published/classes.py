@@ -9,6 +9,7 @@ __all__ = ['swap_classes']
 
 # %% ../../nbs/published/03_classes.ipynb #6e0e85c1
 from copy import deepcopy
+from pathlib import Path
 import pandas as pd, torch
 from torch import nn, Tensor
 from fastai.torch_core import get_model
@@ -16,7 +17,8 @@ from fastcore.basics import patch
 from ..data.block import BBoxDataLoaders
 from ..ssd.model import SSD, class_priors, fitted_bias, last_conv
 from ..train.learner import SSDLearner, model_learner
-from .models import copy_rows, match_names
+from torchvision.models import detection
+from .models import copy_rows, match_names, our_name
 
 # %% ../../nbs/published/03_classes.ipynb #db12cc48
 def _other_columns(conv, k, cols, bias):
@@ -83,3 +85,17 @@ def with_classes(self:SSDLearner,
     if gone: print(f'Dropped: {", ".join(gone)}')
     print(', '.join(f'{v} {"new" if f=="new" else "kept" if f==v else "from "+f}' for v,f in learn.kept['from'].items()))
     return learn
+
+# %% ../../nbs/published/03_classes.ipynb #5f53b2c9
+@patch
+def save_torchvision(self:SSDLearner,
+    file:str|Path, # Where: .pth
+)->Path: # The file
+    "Write the weights of a published detector as torchvision's model of the same name wants them"
+    m = get_model(self.model)
+    arch = getattr(m,'published',None)
+    make = getattr(detection, getattr(arch,'name',''), None)
+    if make is None: raise ValueError('Only for ssd300_vgg16 and ssdlite320_mobilenet_v3_large: torchvision has no such model')
+    names,mine = make(weights=None, weights_backbone=None, num_classes=m.n_classes+1).state_dict(),m.state_dict()
+    torch.save({k:mine[our_name(k,arch.rules)].detach().cpu() for k in names}, file)
+    return Path(file)
