@@ -90,6 +90,8 @@ def paint_film(
     return np.array(boxes)
 
 # %% ../../nbs/use/07_video.ipynb #f370d828
+_containers = '.mp4','.mkv','.mov','.webm','.avi','.m4v'
+
 def _even(a):
     "Pixels with one more row or column where their number is odd"
     return np.pad(a, ((0,a.shape[0]%2),(0,a.shape[1]%2),(0,0)), 'edge')
@@ -102,8 +104,9 @@ class FilmWriter:
         fps:float=25., # About how many frames there are in a second
     ):
         self.av,self.fps = _av(),Fraction(fps).limit_denominator(1001)
-        try: self.film,self.v,self.last = self.av.open(str(file),'w'),None,-1
-        except ValueError: raise ValueError(f'{file}: no video is called so: use .mp4, .mkv, .mov, .webm or .gif') from None
+        if Path(file).suffix.lower() not in _containers:
+            raise ValueError(f'{file}: this kind of video is not written here: use {", ".join(_containers)} or .gif')
+        self.film,self.v,self.last = self.av.open(str(file),'w'),None,-1
         h264 = 'libx264' if 'libx264' in self.av.codecs_available else 'mpeg4'
         self.codec = 'libvpx-vp9' if Path(file).suffix=='.webm' else h264
         self.src,self.copies = _opened(sound_of) if sound_of else None,{}
