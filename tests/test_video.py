@@ -96,7 +96,8 @@ def test_what_is_no_film(tmp_path):
         f.mux(a.encode(s))
         f.mux(a.encode(None))
     for src,dst,says in (('torn.mp4',None,'damaged'),('text.mp4',None,'damaged'),('none.mp4',None,'There is no video'),
-                         ('deaf.mp4',None,'no pictures'),('in.mp4','in.mp4','another name'),('in.mp4','a.xyz','use .mp4'),('in.mp4','a.ogv','use .mp4')):
+                         ('deaf.mp4',None,'no pictures'),('in.mp4','in.mp4','another name'),('in.mp4','a.xyz','use .mp4'),
+                         ('in.mp4','a.ogv','use .mp4')):
         with pytest.raises((ValueError,FileNotFoundError), match=says):
             detect_video(Red(), tmp_path/src, dst and tmp_path/dst, progress=False)
     for every in (0,-1,1.5):
