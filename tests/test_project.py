@@ -259,3 +259,7 @@ def test_release_notes_of_an_unknown_version(): assert notes('v99.9').returncode
 def test_settings_are_one_truth():
     from ssd_fastai.use.settings import default_settings
     assert (root/'settings.ini').read_text()==default_settings
+
+def test_the_course_runs_anywhere():
+    "A lesson exports nothing: it is opened in Colab, or in an empty folder"
+    for nb in (root/'nbs/course').glob('*.ipynb'): assert 'nbdev_export' not in nb.read_text(), nb
