@@ -101,7 +101,11 @@ class BBoxDataLoaders(DataLoaders):
     @property
     def size(self):
         "(height, width) that the model sees"
-        return next(t.size for t in self.train.after_item if isinstance(t,BoxResize))
+        return self.resize.size
+    @property
+    def resize(self):
+        "The transform that brings photos to their size"
+        return next(t for t in self.train.after_item if isinstance(t,BoxResize))
     @property
     def records(self):
         "`Record`s of the training and of the validation set"

@@ -13,9 +13,9 @@ from pathlib import Path
 from fastai.data.transforms import image_extensions
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from .annotations import read_coco
+from .annotations import read_coco, read_text
 from .block import BBoxDataLoaders
-from .formats import _yolo_config, read_csv, read_voc, read_yolo, yolo_photos
+from .formats import _csv_head, _yolo_config, read_csv, read_voc, read_yolo, yolo_photos
 
 # %% ../../nbs/data/12_folders.ipynb #8c4e9e52
 _train,_valid = ('train','training','trainval'),('valid','val','validation','dev','test')
@@ -103,9 +103,7 @@ def known_columns(
     file:Path, # CSV file
 )->dict: # For `read_csv`. None: its own names
     "The columns of a table whose names are those of TensorFlow's tools and Roboflow"
-    with file.open(encoding='utf-8-sig', errors='replace') as f: head = f.readline()
-    names = {o.strip(' "\n\r') for o in head.replace(';',',').replace('\t',',').split(',')}
-    return _tensorflow if set(_tensorflow.values())<=names else None
+    return _tensorflow if set(_tensorflow.values())<=set(_csv_head(read_text(file))[0]) else None
 
 layouts = {'coco':(coco_parts, lambda p,**kw: read_coco(*p,**kw)), 'yolo':(yolo_parts, None),
            'voc':(voc_parts, lambda p,**kw: read_voc(*p,**kw)),

@@ -325,14 +325,18 @@ def read_yolo(
 # %% ../../nbs/data/04_formats.ipynb #2fa68357
 csv_columns = ['path','label','x0','y0','x1','y1','difficult','crowd']
 
+def _csv_head(text):
+    "(the names in the first line of a table, what separates them)"
+    head = text.splitlines()[0] if text.strip() else ''
+    sep = max(',;\t', key=head.count)
+    return [o.strip(' "') for o in head.split(sep)],sep
+
 def _csv_table(file, columns):
     "(table of text, name for messages)"
     if isinstance(file,pd.DataFrame): df,what = file,'the table'
     else:
         what,text = str(file),read_text(file)
-        head = text.splitlines()[0] if text.strip() else ''
-        sep = max(',;\t', key=head.count)
-        df = pd.read_csv(io.StringIO(text), sep=sep, dtype=str, keep_default_na=False, skipinitialspace=True)
+        df = pd.read_csv(io.StringIO(text), sep=_csv_head(text)[1], dtype=str, keep_default_na=False, skipinitialspace=True)
     df = df.rename(columns={v:k for k,v in (columns or {}).items()})
     df.columns = [str(c).strip() for c in df.columns]
     gone = [c for c in csv_columns[:6] if c not in df]

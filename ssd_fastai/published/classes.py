@@ -12,12 +12,12 @@ from copy import deepcopy
 from pathlib import Path
 import pandas as pd, torch
 from torch import nn, Tensor
+from torchvision.models import detection
 from fastai.torch_core import get_model
 from fastcore.basics import patch
 from ..data.block import BBoxDataLoaders
 from ..ssd.model import SSD, class_priors, fitted_bias, last_conv
 from ..train.learner import SSDLearner, model_learner
-from torchvision.models import detection
 from .models import copy_rows, match_names, our_name
 
 # %% ../../nbs/published/03_classes.ipynb #db12cc48

@@ -25,6 +25,15 @@ class Tiles:
         self.size = tuple(int(s) for s in size)
         self.overlap = tuple(int(min(max(v,0),s/2)) for v,s in zip(o,self.size))
     def __repr__(self): return f'Tiles({self.size}, overlap={self.overlap})'
+    @classmethod
+    def asked(cls,
+        tiles, # `Tiles`, (width, height) in pixels, or True: the detector's own
+        own=None, # `Tiles` of the detector
+    )->'Tiles':
+        "The tiles that somebody asked for"
+        if tiles is not True: return tiles if isinstance(tiles,cls) else cls(tiles)
+        if own is not None: return own
+        raise ValueError('This detector does not know how large its training photos were: pass tiles=(width, height)')
     def note(self)->dict: # `Tiles(**note)` is the same again
         "As plain numbers, for a file"
         return dict(size=list(self.size), overlap=list(self.overlap))

@@ -21,7 +21,7 @@ from ..data.photos import to_photo
 from ..data.boxes import batch_boxes, show_boxes
 from ..data.augment import BoxResize, crop_resize, zooms_of
 from ..data.block import BBoxDataLoaders, color_legend, loader_stats, same_stats, unnormalize
-from ..data.datablock import has_boxes, photo_path
+from ..data.datablock import fastai_annotations, has_boxes, own_loaders, photo_path
 from ..ssd.anchors import (DefaultBoxes, boxes_strides, choose_strides, fit_default_boxes, published_boxes,
                                     warn_coverage)
 from ..ssd.loss import SSDLoss, class_weights
@@ -166,6 +166,7 @@ def model_learner(
     if device in ('cpu','cuda'): model = model.to(memory_format=torch.channels_last)
     loss_func = loss_func or _loss(model, kind, device, **(loss_kw or {}))
     _check_parts(dls, model, loss_func)
+    if getattr(model,'kept',None) is not None: kwargs.setdefault('train_bn',False) # a detector's: frozen is all of it
     cbs = _callbacks(precision, device, model, dls.size, pretrained, cbs)
     learn = SSDLearner(dls, model, loss_func, splitter=ssd_split, cbs=cbs, **kwargs)
     learn.pretrained,model.tiles = pretrained,Tiles.fitted(dls.records[0])
@@ -278,8 +279,6 @@ def _loss_args(dls, class_weight, loss_kw):
     return dict(class_weight=class_weights(records,vocab,class_weight), ignore=ignore, **(loss_kw or {}))
 
 # %% ../../nbs/train/03_learner.ipynb #eacfedae
-def _of_fastai(dls): return isinstance(dls,DataLoaders) and not isinstance(dls,BBoxDataLoaders) and has_boxes(dls.train)
-
 def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes; loaders of fastai's own blocks are converted
     arch, # A function that makes a torchvision or fastai model, the name of a timm model, or a published detector
@@ -306,7 +305,7 @@ def ssd_learner(
 )->SSDLearner: # Frozen, if pretrained
     "A learner for an SSD on any body, with default boxes fitted to the training set"
     recipe = {k:v for k,v in locals().items() if k not in ('dls','metrics','cbs','kwargs')} | kwargs
-    if _of_fastai(dls): dls = BBoxDataLoaders.from_fastai(dls)
+    dls = own_loaders(dls)
     check_loaders(dls)
     _check_arch(arch, kwargs)
     parts = dict(strides=strides, k=k, kind=kind, neck=neck, boosters=boosters, width=width, drop=drop, cut=cut)
@@ -316,7 +315,6 @@ def ssd_learner(
         own = {o:kwargs.pop(o) for o in _published_only if o in kwargs}
         dls,model,pretrained,more = _published_model(dls, arch, pretrained, weights, boxes, bias, **own)
         cbs = [*more,*L(cbs)]
-        if getattr(model,'kept',None) is not None: kwargs.setdefault('train_bn',False) # frozen means all of it
     else:
         pretrained = pretrained or weights is not None
         if pretrained: dls = _body_input(dls, arch, weights)
@@ -406,19 +404,11 @@ def _onto_photo(det, win, size):
 @patch
 def _see(self:SSDLearner, photos, model):
     "(scores, offsets) of a model for some photos (PIL), and the windows through which it saw them"
-    resize = next(t for t in self.dls.train.after_item if isinstance(t,BoxResize))
-    wins = [resize.window(p.size)['window'] for p in photos] # the whole photo, or more or less of it: see `BoxResize`
+    wins = [self.dls.resize.window(p.size)['window'] for p in photos] # the whole photo, or more or less of it: see `BoxResize`
     xs = [np.array(crop_resize(p, w, self.dls.size)) for p,w in zip(photos,wins)]
     x = TensorImage(torch.from_numpy(np.stack(xs)).permute(0,3,1,2)).to(self.dls.device)
     x, = compose_tfms((x,), self.dls.valid.after_batch.fs, split_idx=1)
     with torch.no_grad(): return model(x),wins
-
-def _tiles_for(learn, tiles):
-    "The tiles that somebody asked for"
-    if tiles is not True: return tiles if isinstance(tiles,Tiles) else Tiles(tiles)
-    own = getattr(get_model(learn.model), 'tiles', None)
-    if own is not None: return own
-    raise ValueError('This detector does not know how large its training photos were: pass tiles=(width, height)')
 
 def _in_tiles(learn, photo, tiles, nms, **kwargs):
     "Detections on a photo, seen tile by tile"
@@ -436,7 +426,7 @@ def predict_batch(self:SSDLearner,
 )->list: # `Detections` for each photo, boxes in its pixels
     "Detect objects on several photos at once"
     if tiles:
-        t = _tiles_for(self, tiles)
+        t = Tiles.asked(tiles, getattr(get_model(self.model),'tiles',None))
         return [_in_tiles(self, p, t, nms, min_score=min_score, **kwargs) for p in photos]
     cut,m,vocab = self.thresholds if min_score is None else min_score,self.eval_model(),self.dls.vocab
     preds,wins = self._see(photos, m)
@@ -483,9 +473,20 @@ def show_results(self:SSDLearner,
 
 # %% ../../nbs/train/03_learner.ipynb #a363a280
 @patch
+def _know(self:SSDLearner, vocab):
+    "Raise if the model has no column for one of these classes"
+    new = [o for o in vocab if o not in self.dls.vocab]
+    if new:
+        raise ValueError(f"The model does not know {', '.join(map(str,new))}: "
+                         f"its classes are {', '.join(map(str,self.dls.vocab))}.")
+
+@patch
 def _fastai_dl(self:SSDLearner, dl):
     "A loader of fastai's, with or without boxes, as this learner sees its photos"
-    if has_boxes(dl): return self._own_dl(BBoxDataLoaders.from_fastai(DataLoaders(dl,dl)).valid)
+    if has_boxes(dl):
+        ann = fastai_annotations(dl)
+        self._know(ann.vocab)
+        return self.dls.test_dl(ann.records, with_labels=True, bs=dl.bs)
     tls = getattr(dl.dataset,'tls',[])
     paths = [photo_path(tls[0],o) for o in dl.dataset.items] if len(tls)==1 else [None]
     if None in paths: check_loaders(dl)
@@ -499,10 +500,7 @@ def _own_dl(self:SSDLearner, dl):
     if not any(isinstance(t,BoxResize) for t in base.after_item): return self._fastai_dl(base)
     vocab,bad = loader_vocab(base),differences(base,own)
     if vocab is None and len(getattr(base.dataset,'tls',[]))>2: check_loaders(base)
-    new = [o for o in vocab or [] if o not in self.dls.vocab]
-    if new:
-        raise ValueError(f"The model does not know {', '.join(map(str,new))}: "
-                         f"its classes are {', '.join(map(str,self.dls.vocab))}.")
+    self._know(vocab or [])
     if not bad: return dl
     warnings.warn(f"The loader has another {' and another '.join(bad)} than this learner: its photos are loaded anew, "
                   'as the learner sees them')

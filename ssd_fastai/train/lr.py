@@ -18,6 +18,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
+from fastai.torch_core import get_random_states, set_random_states
 from fastcore.meta import delegates
 from matplotlib import pyplot as plt
 from .guards import unchanged
@@ -161,13 +162,18 @@ def _points(s, steep, factor, stop):
         found |= {(i,'loss',any(near)),*((j,'gradient',o) for j,o in zip(knees,near))}
     return [LRPoint(float(10**s.x[i]),float(s.loss[i]),c,o) for i,c,o in sorted(found) if s.x[i]<=stop-1]
 
+_too_near = 'Every point is within a factor 10 of the blow-up.'
+
+def _explodes(stop):
+    "Where a recording explodes, if it does"
+    return f' It explodes from {10**stop:.1e} on: a tenth of that is the most you can try.' if np.isfinite(stop) else ''
+
 def _why_none(steep, stop, min_fall):
     "Why a recording has no point to suggest"
-    why = 'Every point is within a factor 10 of the blow-up.'
+    why = _too_near
     if not steep: why = (f'The loss falls nowhere by more than its noise and {min_fall:.0%} of its start, '
                          'or it falls evenly: there is no inflection point.')
-    rise = f' It explodes from {10**stop:.1e} on: a tenth of that is the most you can try.' if np.isfinite(stop) else ''
-    return why+rise
+    return why+_explodes(stop)
 
 # %% ../../nbs/train/04_lr.ipynb #4dd54641
 def _analyze(lrs, losses, factor, min_fall):
@@ -257,13 +263,13 @@ class PairedLosses(Callback):
     def before_batch(self):
         if not self.training: return
         if self.base is None: self.base = deepcopy(self.learn.model)
-        self.state = torch.get_rng_state()
+        self.state = get_random_states()
     def after_loss(self):
         if not self.training: return
-        now = torch.get_rng_state()
-        torch.set_rng_state(self.state) # the same dropout
+        now = get_random_states()
+        set_random_states(**self.state) # the same dropout
         with torch.no_grad(): before = self.learn.loss_func(self.base(*self.xb), *self.yb)
-        torch.set_rng_state(now)
+        set_random_states(**now)
         self.losses.append(float(self.learn.loss_grad))
         self.before.append(float(before))
     def after_fit(self): self.base = None
@@ -305,11 +311,11 @@ def smooth_differences(
 # %% ../../nbs/train/04_lr.ipynb #9103eda4
 Look = namedtuple('Look', 'lrs losses before') # learning rates; losses; those of the untouched network
 
-def _no_descent(s, stop, z):
+def _no_descent(s, z):
     "Why there is no descent with a lowest point of the gradient"
     why = 'Nowhere does the loss fall by more than its noise: the gradient stays in its band. There is no inflection point.'
     if (-s.slope>z*s.err).any(): why = 'The loss falls, but nowhere clearly most steeply: there is no inflection point.'
-    return why+(f' It explodes from {10**stop:.1e} on: a tenth of that is the most you can try.' if np.isfinite(stop) else '')
+    return why
 
 def analyze_look(
     look:Look, # From a search with `PairedLosses`
@@ -331,7 +337,7 @@ def analyze_look(
         steep = steepest(s, 0., z)
         pts = _points(s, steep, factor, stop)
         if pts: return means,s,stop,pts,''
-    why = 'Every point is within a factor 10 of the blow-up.' if steep else _no_descent(s, stop, z)
+    why = (_too_near if steep else _no_descent(s,z))+_explodes(stop)
     s = smooth_differences(x[:m], d[:m], level, .32) # to look at
     return means,s,stop,[],why
 
@@ -360,10 +366,8 @@ def _is_fresh(learn):
 
 def _search(learn, *args):
     "Search for a learning rate, and leave everything as it was"
-    with unchanged(learn):
-        if isinstance(learn,SSDLearner): learn.lr_find(*args, show_plot=False, suggest_funcs=None)
-        else:
-            with _watched(learn): learn.lr_find(*args, show_plot=False, suggest_funcs=None)
+    if isinstance(learn,SSDLearner): learn.need_photos()
+    with unchanged(learn),_watched(learn): Learner.lr_find(learn, *args, show_plot=False, suggest_funcs=None)
 
 @patch
 def lr_inflections(self:Learner,

@@ -16,7 +16,7 @@ from torch import nn
 from fastai.torch_core import get_model
 from fastcore.basics import patch
 import ssd_fastai
-from ..data.augment import BoxResize, crop_resize
+from ..data.augment import crop_resize
 from ..data.block import loader_stats
 from ..data.photos import open_photo
 from ..ssd.detect import Detections, class_probs
@@ -103,16 +103,12 @@ def _check_ap(file, learn, most):
                      f'{most} apart, so the file was deleted.')
 
 # %% ../../nbs/use/05_export.ipynb #979b5758
-def _resize(learn):
-    "How the learner brings photos to size"
-    return next(t for t in learn.dls.train.after_item if isinstance(t,BoxResize))
-
 class _Calibration:
     "Training photos, one after another, for the quantizer"
     def __init__(self, learn, n=64):
         rs = list(learn.dls.records[0])
         self.photos = iter(rs[::max(1,len(rs)//n)])
-        self.size,self.window = learn.dls.size,_resize(learn).window
+        self.size,self.window = learn.dls.size,learn.dls.resize.window
     def get_next(self):
         r = next(self.photos, None)
         if r is None: return None
@@ -140,7 +136,7 @@ def to_onnx(self:SSDLearner,
     self.need_photos(1)
     m,file = get_model(self.eval_model()),Path(file)
     tiles = getattr(m,'tiles',None)
-    meta = dict(vocab=list(map(str,self.dls.vocab)), size=list(m.size), method=_resize(self).method,
+    meta = dict(vocab=list(map(str,self.dls.vocab)), size=list(m.size), method=self.dls.resize.method,
                 tiles=tiles and tiles.note(), thresholds=self.thresholds, version=ssd_fastai.__version__, opset=opset,
                 int8=int8)
     device = next(m.parameters()).device

@@ -120,9 +120,8 @@ class OnnxDetector:
         tiles=True, # (width, height) in pixels, or `Tiles`. True: those of the file
     )->Tiles:
         "The tiles that somebody asked for"
-        if tiles is not True: return tiles if isinstance(tiles,Tiles) else Tiles(tiles)
-        if self.meta.get('tiles'): return Tiles(**self.meta['tiles'])
-        raise ValueError('This file does not say how large its training photos were: pass tiles=(width, height)')
+        own = self.meta.get('tiles')
+        return Tiles.asked(tiles, own and Tiles(**own))
     def raw(self,
         photos:list, # PIL images, RGB
     ): # (boxes (B, A, 4), corners 0 to 1 of what the network sees; probabilities (B, A, C); the window on each photo)

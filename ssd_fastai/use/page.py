@@ -335,6 +335,15 @@ def _in_script(o):
     "As JSON that cannot end the script that it stands in"
     return json.dumps(o, ensure_ascii=False).replace('<','\\u003c')
 
+def _usual_title(vocab): return f'Find {", ".join(map(str,vocab))}'
+
+def _with_detector(learn, folder, int8, **kwargs):
+    "A folder with the detector of a learner in it"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    learn.to_onnx(folder/'detector.onnx', int8, **kwargs)
+    return folder
+
 def write_page(
     folder:str|Path, # Where; with `detector.onnx` in it, as `learn.to_onnx` wrote it
     title:str=None, # Of the page. Default: what it finds
@@ -344,7 +353,7 @@ def write_page(
     folder = Path(folder)
     det = OnnxDetector(folder/'detector.onnx', ['CPUExecutionProvider'])
     at = add_runtime(folder, runtime)
-    title = title or f'Find {", ".join(det.vocab)}'
+    title = title or _usual_title(det.vocab)
     meta = dict(vocab=det.vocab, size=det.size, method=det.meta.get('method','squish'), runtime=at,
                 cut=dict(zip(det.vocab,det.cutoffs().tolist())))
     made = f'Made with ssd_fastai {det.meta["version"]}. The photo is not sent anywhere.'
@@ -363,9 +372,7 @@ def to_page(self:SSDLearner,
     **kwargs, # As for `to_onnx`: check, opset
 )->Path: # The page
     "A web page that detects in the browser; its network is checked as that of `to_onnx`"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    self.to_onnx(folder/'detector.onnx', int8, **kwargs)
+    folder = _with_detector(self, folder, int8, **kwargs)
     page = write_page(folder, title, runtime)
     size = sum(f.stat().st_size for f in folder.iterdir())/1e6
     print(f'{page}: {size:.1f} MB in all. To see it: python -m http.server --directory {folder}, then http://localhost:8000')
@@ -439,15 +446,12 @@ def to_space(self:SSDLearner,
     **kwargs, # As for `to_onnx`: check, opset
 )->Path: # The app
     "A Gradio app that needs no PyTorch, ready to be pushed as a Space"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    self.to_onnx(folder/'detector.onnx', int8, **kwargs)
-    vocab = ', '.join(map(str,self.dls.vocab))
-    title = title or f'Find {vocab}'
+    folder = _with_detector(self, folder, int8, **kwargs)
+    title = title or _usual_title(self.dls.vocab)
     _copy_modules(folder)
     (folder/'app.py').write_text(_app_py.replace('@title@',repr(title)), encoding='utf8')
     (folder/'requirements.txt').write_text('gradio>=6\nonnxruntime>=1.20\nnumpy\npillow\n')
-    parts = dict(title=json.dumps(title,ensure_ascii=False), gradio=_gradio, vocab=vocab)
+    parts = dict(title=json.dumps(title,ensure_ascii=False), gradio=_gradio, vocab=', '.join(map(str,self.dls.vocab)))
     readme = re.sub('@('+'|'.join(parts)+')@', lambda m: parts[m[1]], _space_readme)
     (folder/'README.md').write_text(readme, encoding='utf8')
     print(f'{folder}: pip install -r {folder}/requirements.txt, then python {folder}/app.py')

@@ -6,8 +6,9 @@ network      the model alone on one photo: PyTorch in 32 bits, onnxruntime, and 
 predict      the whole way from a path to boxes: `learn.predict`, `OnnxDetector.predict`
 files        `predict_files` for a photo, beside opening the photo and the network in a batch of the same size
 pictures     drawing what was found and saving it: matplotlib (as `ssd_predict` once did) and PIL
+terminal     a photo in `ssd_predict`, all included; beside it `predict` and matplotlib, as it once was
 """
-import contextlib, io, statistics, sys, tempfile, time, warnings
+import contextlib, io, shutil, statistics, sys, tempfile, time, warnings
 warnings.filterwarnings('ignore')
 import matplotlib
 matplotlib.use('Agg')
@@ -29,6 +30,11 @@ def ms(fs, rounds=25):
 def told(title, res, per=1):
     first = next(iter(res.values()))
     print(title+': '+', '.join(f'{k} {v/per:.1f} ms ({v/first:.2f})' for k,v in res.items()), flush=True)
+
+def in_terminal(model, folder, out, **kwargs):
+    "A run of `ssd_predict`, told to nobody"
+    from ssd_fastai.use.cli import ssd_predict
+    with contextlib.redirect_stdout(io.StringIO()): ssd_predict(str(model), str(folder), out, **kwargs)
 
 def by_matplotlib(det, file):
     fig = det.show(size=8).figure
@@ -68,6 +74,15 @@ def main(arch='resnet18', n='100'):
     det = learn.predict(f, min_score=.1)
     told(f'pictures of {len(det)} objects', ms({'matplotlib':lambda: by_matplotlib(det,d/'a.png'),
                                                 'PIL':lambda: draw_found(det.photo,det).save(d/'a.png')}, 10))
+
+    learn.set_thresholds(.1)
+    learn.export(d/'d.pkl')
+    (d/'in').mkdir()
+    for f in files: shutil.copy(f, d/'in')
+    def once():
+        for f in files: by_matplotlib(learn.predict(f), d/'a.png')
+    told('terminal', ms({'predict and matplotlib':once, 'ssd_predict':lambda: in_terminal(d/'d.pkl', d/'in', d/'out'),
+                         'without pictures':lambda: in_terminal(d/'d.pkl', d/'in', d/'out', no_pictures=True)}, 1), per)
 
 def _one_thread(det):
     import onnxruntime as ort
