@@ -254,6 +254,7 @@ def feature_grids(
 
 class SSD(nn.Module):
     "A single shot detector: body, head and default boxes"
+    vote = None # IoU from which suppressed boxes move the one that is kept: see `detect`
     def __init__(self,
         body:nn.Module, # Returns feature maps. Has `chs` and `strides`, as `ssd_body` makes
         boxes:DefaultBoxes, # Default boxes for the grids of `feature_grids`

@@ -18,7 +18,6 @@ from fastcore.basics import patch
 from fastai.torch_core import no_random, to_device
 from ..data.boxes import batch_boxes, show_boxes
 from ..data.block import unnormalize
-from ..ssd.detect import detect
 from ..ssd.match import match
 from ..ssd.model import last_conv
 from .guards import batch_records, unchanged
@@ -234,7 +233,7 @@ def _show_overfit(learn, model, xb, yb, losses):
     "The loss, the first photo with its objects, and with what was found"
     h,w = xb.shape[-2:]
     vocab,sizes = learn.dls.vocab,[(w,h)]*len(xb)
-    det = detect(model(xb), model.boxes, model.coder, sizes, vocab, model.background, min_score=.4)[0]
+    det = model.detections(model(xb), sizes, vocab, min_score=.4)[0]
     ax = plt.subplots(1,3,figsize=(10,2.6))[1]
     ax[0].semilogy(losses)
     ax[0].set_title(f'loss {losses[0]:.2f} → {losses[-1]:.2f}')

@@ -26,7 +26,7 @@ from ..ssd.anchors import (DefaultBoxes, boxes_strides, choose_strides, fit_defa
                                     warn_coverage)
 from ..ssd.loss import SSDLoss, class_weights
 from ..ssd.model import SSD, class_priors, feature_grids, fitted_bias
-from ..ssd.detect import Detections, detect, lowest
+from ..ssd.detect import Detections, lowest
 from ..ssd.loss_gpu import PaddedBoxes, PaddedSSDLoss
 from ..ssd.weights import boxes_of, detector_note, read_detector, reorder_classes, write_detector
 from ..ssd.neck import TopDown
@@ -236,7 +236,7 @@ def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cu
     neck = _neck(neck, body, width or 64, use_body)
     model = SSD(body, boxes, dls.n_classes, dls.size, background, bias=bias, use_body=use_body, neck=neck,
                 width=width or (256 if neck is None else 64), **kwargs)
-    model.default_boxes = boxes
+    model.default_boxes,model.vote = boxes,.6
     return model
 
 # %% ../../nbs/train/03_learner.ipynb #b7a1dfce
@@ -422,7 +422,7 @@ def predict_batch(self:SSDLearner,
     min_score:float=None, # Drop what scores less: a number, or one for each class by name. Default: `learn.thresholds`
     nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
     tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
-    **kwargs, # Passed to `select`: top_k, keep
+    **kwargs, # Passed to `select`: top_k, keep, vote
 )->list: # `Detections` for each photo, boxes in its pixels
     "Detect objects on several photos at once"
     if tiles:
@@ -431,8 +431,7 @@ def predict_batch(self:SSDLearner,
     cut,m,vocab = self.thresholds if min_score is None else min_score,self.eval_model(),self.dls.vocab
     preds,wins = self._see(photos, m)
     sizes = [(w[2]-w[0],w[3]-w[1]) for w in wins]
-    dets = detect(preds, m.boxes, m.coder, sizes, vocab, m.background, photos, min_score=lowest(cut,vocab), nms=nms,
-                  **kwargs)
+    dets = m.detections(preds, sizes, vocab, photos=photos, min_score=lowest(cut,vocab), nms=nms, **kwargs)
     return [_onto_photo(d,w,p.size).above(cut) for d,w,p in zip(dets,wins,photos)]
 
 @patch
@@ -460,7 +459,7 @@ def show_results(self:SSDLearner,
     xb,bb,lb = dl.one_batch()
     h,w = xb.shape[-2:]
     vocab,cut = self.dls.vocab,self.thresholds if min_score is None else min_score
-    dets = detect(m(xb), m.boxes, m.coder, [(w,h)]*len(xb), vocab, m.background, min_score=lowest(cut,vocab))
+    dets = m.detections(m(xb), [(w,h)]*len(xb), vocab, min_score=lowest(cut,vocab))
     n = min(max_n,len(xb))
     fig,axs = plt.subplots(n,2,figsize=(8,4*n*h/w+.4),squeeze=False)
     ims,bb,lb = unnormalize(xb,dl.after_batch).numpy(),batch_boxes(bb).cpu(),lb.as_subclass(Tensor).cpu()

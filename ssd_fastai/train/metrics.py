@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from ..data.augment import BoxResize, RandomWindow
 from ..data.block import Ignored, RecordLabels, record_labels
 from ..data.boxes import batch_boxes
-from ..ssd.detect import Detections, detect
+from ..ssd.detect import Detections
 
 # %% ../../nbs/train/00_metrics.ipynb #f64ab2f0
 class CocoEvaluator:
@@ -206,8 +206,7 @@ def add_batch(self:CocoEvaluator,
     if not start: self.expect(max((len(r.labels) for r in records_seen(dl,0,dl.n) if r is not None), default=0))
     rs = records_seen(dl, start, n)
     windows = [window_seen(r,dl,model.size) for r in rs]
-    dets = detect(preds, model.boxes, model.coder, [(x1-x0,y1-y0) for x0,y0,x1,y1 in windows], vocab, model.background,
-                  keep=self.limit)
+    dets = model.detections(preds, [(x1-x0,y1-y0) for x0,y0,x1,y1 in windows], vocab, keep=self.limit)
     idxs = list(dl._DataLoader__idxs)[start:start+n] if hasattr(dl,'world_size') else range(start,start+n)
     for d,r,w,b,l,i in zip(dets,rs,windows,bbox,label,idxs):
         self.add(_on_photo(d,w), *_objects(r,w,b,l,dl,vocab), i)

@@ -138,7 +138,7 @@ def to_onnx(self:SSDLearner,
     tiles = getattr(m,'tiles',None)
     meta = dict(vocab=list(map(str,self.dls.vocab)), size=list(m.size), method=self.dls.resize.method,
                 tiles=tiles and tiles.note(), thresholds=self.thresholds, version=ssd_fastai.__version__, opset=opset,
-                int8=int8)
+                int8=int8, vote=m.vote)
     device = next(m.parameters()).device
     try: write_graph(OnnxGraph(m, loader_stats(self.dls.train)), m.size, file, meta, opset)
     finally: m.to(device)

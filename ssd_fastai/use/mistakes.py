@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..data.boxes import palette
 from ..data.photos import open_photo
-from ..ssd.detect import class_probs, detect, select
+from ..ssd.detect import class_probs, select
 from ..train.metrics import average_precision
 from ..train.learner import SSDLearner
 
@@ -167,11 +167,12 @@ def find_mistakes(
     "Detect on a whole set and match it once with what is there"
     photos = learn.dls.valid if photos is None else photos
     records = list(getattr(getattr(photos,'dataset',photos),'items',photos))
-    kwargs,m,res = dict(keep=100)|kwargs,learn.eval_model(),[]
+    m,res = learn.eval_model(),[]
+    kwargs = dict(keep=100, vote=m.vote)|kwargs
     for rs in progress_bar(_batches(records,bs), leave=False):
         preds,wins = learn._look(rs)
         sizes = [(w[2]-w[0],w[3]-w[1]) for w in wins]
-        dets = detect(preds, m.boxes, m.coder, sizes, learn.dls.vocab, m.background, **kwargs)
+        dets = m.detections(preds, sizes, learn.dls.vocab, **kwargs)
         for r,d,w in zip(rs,dets,wins):
             box = (d.boxes.numpy()+np.tile(w[:2],2)).clip(0,np.tile(r.size,2))
             labels = np.array([learn.dls.vocab.index(l) for l in r.labels],int)

@@ -122,7 +122,17 @@ function iou(a, b) {
   const w = Math.max(0,Math.min(a[2],b[2])-Math.max(a[0],b[0])), h = Math.max(0,Math.min(a[3],b[3])-Math.max(a[1],b[1]))
   return w*h/Math.max((a[2]-a[0])*(a[3]-a[1])+(b[2]-b[0])*(b[3]-b[1])-w*h, 1e-12)
 }
-function select(boxes, probs, cut, nms=.45, topK=400, keep=200) { // {box (0 to 1), score, label}, highest score first
+function voted(first, all, vote) { // where a box moves that is kept: the mean of those around it, as `np_vote` does it
+  const sum = [0,0,0,0]
+  let total = 0
+  for (const o of all) {
+    const overlap = iou(first.box,o.box), w = overlap>=vote ? o.score*overlap*overlap : 0
+    total += w
+    for (let i=0; i<4; i++) sum[i] += w*o.box[i]
+  }
+  return total>0 ? sum.map(v => v/total) : first.box
+}
+function select(boxes, probs, cut, vote=null, nms=.45, topK=400, keep=200) { // {box (0 to 1), score, label}, highest score first
   const found = [], C = cut.length, best = (a,b) => b.score-a.score
   for (let c=0; c<C; c++) {
     let left = []
@@ -131,9 +141,10 @@ function select(boxes, probs, cut, nms=.45, topK=400, keep=200) { // {box (0 to 
       if (score>=cut[c] && box[2]>box[0] && box[3]>box[1]) left.push({box, score, label:c})
     }
     left = left.sort(best).slice(0,topK)
+    const all = left
     while (left.length) {
-      const first = left.shift()
-      found.push(first)
+      const [first] = left
+      found.push(vote===null ? first : {...first, box:voted(first,all,vote)})
       left = left.filter(o => iou(first.box,o.box)<=nms)
     }
   }
@@ -176,7 +187,7 @@ async function look(canvas) { // ask the network
 function found() { // what is shown at the present threshold
   const {canvas,win,boxes,probs} = seen, {width:w, height:h} = canvas
   const cuts = cut===null ? own : own.map(() => cut)
-  return onPhoto(select(boxes,probs,cuts), win, w, h).map(o => ({...o, name:meta.vocab[o.label]}))
+  return onPhoto(select(boxes,probs,cuts,meta.vote), win, w, h).map(o => ({...o, name:meta.vocab[o.label]}))
 }
 function drawBoxes(objects) {
   const photo = at('photo'), pen = photo.getContext('2d'), {width:w, height:h} = seen.canvas
@@ -354,7 +365,7 @@ def write_page(
     det = OnnxDetector(folder/'detector.onnx', ['CPUExecutionProvider'])
     at = add_runtime(folder, runtime)
     title = title or _usual_title(det.vocab)
-    meta = dict(vocab=det.vocab, size=det.size, method=det.meta.get('method','squish'), runtime=at,
+    meta = dict(vocab=det.vocab, size=det.size, method=det.meta.get('method','squish'), vote=det.meta.get('vote'), runtime=at,
                 cut=dict(zip(det.vocab,det.cutoffs().tolist())))
     made = f'Made with ssd_fastai {det.meta["version"]}. The photo is not sent anywhere.'
     parts = dict(title=html.escape(title), made=made, runtime=at+'ort.wasm.min.js', meta=_in_script(meta),
