@@ -53,7 +53,7 @@ def test_loaders_of_fastai_for_a_learner(pair):
         with l.no_bar(): preds,_ = l.get_preds(dl=dl)
         for i,p in enumerate(paths):
             m = l.eval_model()
-            det = detect(tuple(o[i:i+1] for o in preds), m.boxes, m.coder, [Image.open(p).size], l.dls.vocab, min_score=.02)[0]
+            det = m.detections([o[i:i+1] for o in preds], [Image.open(p).size], l.dls.vocab, min_score=.02)[0]
             want = l.predict(p, min_score=.02)
             assert det.names==want.names and torch.allclose(det.boxes,want.boxes,atol=1e-2)
     assert l.ap_per_class(theirs.valid).equals(l.ap_per_class())

@@ -2,7 +2,9 @@
 import pytest, torch
 from torchvision.models.detection import ssd300_vgg16 as tv_ssd300
 from ssd_fastai.all import *
-from ssd_fastai.ssd.detect import shortlist
+from torchvision.ops import box_iou
+from ssd_fastai.ssd.detect import select, shortlist, suppress, vote_boxes
+from ssd_fastai.use.onnx_detector import np_vote
 
 coder = BoxCoder()
 fine,coarse = published_boxes('ssd300_coco').boxes,published_boxes('ssdlite320').boxes[::5]
@@ -137,3 +139,50 @@ def test_above_and_lowest():
     with pytest.raises(ValueError, match="no class 'x'"): lowest({'x':.2}, vocab)
     for bad in (1.2,-1,{'a':7}):
         with pytest.raises(ValueError, match='between 0 and 1'): lowest(bad, vocab)
+
+# Box voting
+
+def voted_slowly(boxes, scores, labels, kept, vote):
+    "Box by box, as the definition reads"
+    res = []
+    for k in kept:
+        w,total = 0.,torch.zeros(4)
+        for b,s,l in zip(boxes,scores,labels):
+            lo,hi = torch.maximum(b[:2],boxes[k,:2]),torch.minimum(b[2:],boxes[k,2:])
+            inter = (hi-lo).clamp(min=0).prod()
+            iou = inter/((b[2:]-b[:2]).prod()+(boxes[k,2:]-boxes[k,:2]).prod()-inter)
+            if l==labels[k] and iou>=vote:
+                w += s*iou**2
+                total += s*iou**2*b
+        res.append(total/w)
+    return torch.stack(res)
+
+@pytest.mark.parametrize('seed', range(20))
+def test_vote_is_its_definition(seed):
+    g = torch.Generator().manual_seed(seed)
+    lo = torch.rand(60,2,generator=g)*.6
+    b,s = torch.cat([lo,lo+.2+.2*torch.rand(60,2,generator=g)],1),torch.rand(60,generator=g)
+    l = torch.randint(0,3,(60,),generator=g)
+    kept,vote = suppress(b,s,l,.45),.4+.4*torch.rand(1,generator=g).item()
+    want = voted_slowly(b, s, l, kept, vote)
+    assert torch.allclose(vote_boxes(b,s,l,kept,vote), want, atol=1e-5)
+    for c in range(3): # and numpy's, class by class
+        i,k = (l==c).nonzero()[:,0],kept[l[kept]==c]
+        got = np_vote(b[i].numpy(), s[i].numpy(), b[k].numpy(), vote)
+        assert torch.allclose(torch.from_numpy(got), want[l[kept]==c], atol=1e-5)
+
+def test_vote_keeps_scores_labels_and_order():
+    g = torch.Generator().manual_seed(0)
+    lo = torch.rand(200,2,generator=g)*.7
+    probs,boxes = torch.rand(200,2,generator=g),torch.cat([lo,lo+.3],1)
+    (b0,s0,l0),(b1,s1,l1) = (select(probs,boxes,.1,vote=v) for v in (None,.6))
+    assert torch.equal(s0,s1) and torch.equal(l0,l1) and not torch.equal(b0,b1)
+    assert (b1>=0).all() and (b1<=1).all() and box_iou(b0,b1).diag().min()>.5
+    raw = select(probs, boxes, .1, nms=None, vote=.6)
+    assert torch.equal(raw[0], select(probs,boxes,.1,nms=None)[0]), 'without suppression nobody votes'
+
+@pytest.mark.parametrize('boxes', [torch.zeros(0,4), torch.tensor([[.2,.2,.2,.2]]), torch.tensor([[0.,0,1,1]])])
+def test_vote_of_few(boxes):
+    n = len(boxes)
+    assert torch.equal(vote_boxes(boxes, torch.ones(n), torch.zeros(n), torch.arange(n), .6), boxes)
+    assert torch.equal(vote_boxes(boxes, torch.zeros(n), torch.zeros(n), torch.arange(n), .6), boxes), 'scores of zero'

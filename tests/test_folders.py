@@ -66,6 +66,15 @@ layouts = [(roboflow_coco,(5,2)), (coco_2017,(5,4)), (cvat_coco,(7,2)), (label_s
            (roboflow_yolo,(5,2)), (roboflow_voc,(5,2)), (labelimg,(7,2)), (two_folders,(7,2)), (table,(7,2)), (ours,(5,4)),
            (devkit,(5,4)), (roboflow_csv,(5,2))]
 
+def test_a_test_part_that_validates_is_named(few, tmp_path, capsys):
+    "VOC with trainval and test, as BCCD: the reader must know that the detector was tuned on the test part"
+    devkit(few, tmp_path)
+    for old,new in (('train','trainval'),('val','test')):
+        (tmp_path/f'ImageSets/Main/{old}.txt').rename(tmp_path/f'ImageSets/Main/{new}.txt')
+    pair = read_folder(tmp_path)
+    assert tuple(map(len,pair))==(5,4) and 'called test serves for validation' in capsys.readouterr().out
+    assert len(read_folder(tmp_path, part='test'))==4
+
 @pytest.mark.parametrize('write,want', layouts)
 def test_each_tool(few, tmp_path, capsys, write, want):
     write(few, tmp_path/'x')
@@ -74,6 +83,10 @@ def test_each_tool(few, tmp_path, capsys, write, want):
         pair = read_folder(tmp_path/'x')
     said = capsys.readouterr().out
     assert tuple(map(len,pair))==want and ('left out: test' in said)==('roboflow' in write.__name__)
+    if 'roboflow' in write.__name__:
+        assert len(read_folder(tmp_path/'x', part='test'))==2
+        with pytest.raises(ValueError, match="no part 'holdout': its parts are t"): read_folder(tmp_path/'x', part='holdout')
+    with pytest.raises(TypeError): BBoxDataLoaders.from_folder(tmp_path/'x', 160) # it would be taken for drop_bad
     had = {r.path.name:(sorted(r.labels),r.boxes.sum()) for r in few}
     for r in (r for a in pair for r in a):
         labels,total = had[r.path.name]

@@ -82,20 +82,9 @@ def test_twice_as_large_exactly(learn):
     photo = open_photo(learn.dls.records[1][0].path).resize((160,120))
     one = learn.predict(photo)
     h,w = learn.dls.size
-    two = detect(
-        learn.model(
-            compose_tfms(
-                TensorImage(torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]),
-                learn.dls.valid.after_batch.fs,
-                split_idx=1,
-            )
-        ),
-        learn.model.boxes,
-        learn.model.coder,
-        [(2 * w, 2 * h)],
-        learn.dls.vocab,
-        min_score=0.3,
-    )[0]
+    x = TensorImage(torch.from_numpy(np.array(photo)).permute(2,0,1)[None])
+    x = compose_tfms((x,), learn.dls.valid.after_batch.fs, split_idx=1)[0]
+    two = learn.model.detections(learn.model(x), [(2*w,2*h)], learn.dls.vocab, min_score=.3)[0]
     assert torch.allclose(two.boxes, one.boxes*2, atol=1e-3)
 
 def test_no_nms_is_a_superset(learn):

@@ -194,6 +194,14 @@ def test_a_loader_with_an_unknown_class(trained, few, tmp_path):
     other = loaders(*few, vocab=[*few[0].vocab,'mite'], path=tmp_path)
     with pytest.raises(ValueError, match='does not know mite'): trained.ap_per_class(other.valid)
 
+def test_annotations_are_photos_to_measure_on(trained, few):
+    valid = few[1]
+    assert trained.ap_per_class(valid).equals(trained.ap_per_class())
+    assert np.allclose(trained.validate(dl=valid), trained.validate(), atol=1e-4)
+    for measure in (trained.ap_per_class, lambda dl: trained.validate(dl=dl)):
+        with pytest.raises(ValueError, match='without labels'): measure(trained.dls.test_dl([r.path for r in valid]))
+        with pytest.raises(ValueError, match='Pass Annotations or a DataLoader'): measure(list(valid))
+
 def test_the_same_loader_says_nothing(trained):
     with warnings.catch_warnings():
         warnings.simplefilter('error')

@@ -25,17 +25,22 @@ def _files(folder, *suffixes): return [f for f in sorted(folder.glob('*')) if f.
 def _has_photos(folder): return folder.is_dir() and bool(_files(folder, *image_extensions))
 
 def _pick(parts):
-    "(the training part, the validation part or None, names left out) of a dict of parts by name"
-    t = next((parts[n] for n in _train if n in parts), None)
-    v = next((n for n in _valid if n in parts), None)
-    return t,parts.get(v),[n for n in parts if n not in (*_train,v)]
+    "Names of the training part and of the validation part, or None, and of those that are left out"
+    t,v = (next((n for n in names if n in parts), None) for names in (_train,_valid))
+    if t is None and len(parts)>1: raise ValueError(f'None of the parts {", ".join(parts)} is called train: rename one')
+    if t is None: t,v = next(iter(parts)),None # only one part, whatever its name
+    return t,v,[n for n in parts if n not in (*_train,t,v)]
 
 def _pair(read, parts):
     "Read the training and the validation part, or split the only one there is"
     t,v,_ = _pick(parts)
-    if t is None and len(parts)>1: raise ValueError(f'None of the parts {", ".join(parts)} is called train: rename one')
-    if t is None: t,v = next(iter(parts.values())),None # only one part, whatever its name
-    return (read(t),read(v)) if v is not None else tuple(read(t).split())
+    return (read(parts[t]),read(parts[v])) if v else tuple(read(parts[t]).split())
+
+def _what_became(parts):
+    "For the reader: a test part used for validation, and parts that nobody has read"
+    _,v,left = _pick(parts)
+    res = '; there is no other part, so that called test serves for validation' if v=='test' else ''
+    return res + (f'; left out: {", ".join(left)} (to measure on it at the end: part={left[0]!r})' if left else '')
 
 # %% ../../nbs/data/12_folders.ipynb #7bc2f502
 def coco_parts(
@@ -135,19 +140,23 @@ def find_layout(
 
 def read_folder(
     path:str|Path, # Folder with photos and labels, as a labeling tool leaves it
+    *,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
-)->tuple: # (train, valid) as `Annotations`
+    part:str=None, # Read this part alone, such as 'test'
+): # (train, valid) as `Annotations`; with `part` one `Annotations`
     "Read a data set by what lies in its folder"
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f'There is no folder {path}.')
     name,parts = find_layout(path, layout)
     read = layouts[name][1]
-    if name=='yolo': pair = _pair(lambda p: read_yolo(path, p, drop_bad=drop_bad), parts)
-    else: pair = _pair(lambda p: read(p, drop_bad=drop_bad), parts)
-    left = _pick(parts)[2] if len(parts)>1 else []
-    print(f'{path.name}: {name.upper()}, {len(pair[0])} photos for training and {len(pair[1])} for '
-          'validation'+(f'; left out: {", ".join(left)}' if left else ''))
+    def one(p): return read_yolo(path, p, drop_bad=drop_bad) if name=='yolo' else read(p, drop_bad=drop_bad)
+    if part is not None:
+        if part not in parts: raise ValueError(f"{path} has no part '{part}': its parts are {', '.join(parts)}")
+        return one(parts[part])
+    pair = _pair(one, parts)
+    print(f'{path.name}: {name.upper()}, {len(pair[0])} photos for training and {len(pair[1])} for validation'
+          +_what_became(parts))
     return pair
 
 # %% ../../nbs/data/12_folders.ipynb #d62276f5
@@ -155,9 +164,10 @@ def read_folder(
 @delegates(BBoxDataLoaders.from_annotations)
 def from_folder(cls:BBoxDataLoaders,
     path:str|Path, # Folder with photos and labels, as a labeling tool leaves it
+    *,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
     **kwargs
 )->BBoxDataLoaders: # Ready for `ssd_learner`
     "DataLoaders from a folder: see `read_folder`"
-    return cls.from_annotations(*read_folder(path, drop_bad, layout), **kwargs)
+    return cls.from_annotations(*read_folder(path, drop_bad=drop_bad, layout=layout), **kwargs)

@@ -502,21 +502,35 @@ def _own_dl(self:SSDLearner, dl):
     self._know(vocab or [])
     if not bad: return dl
     warnings.warn(f"The loader has another {' and another '.join(bad)} than this learner: its photos are loaded anew, "
-                  'as the learner sees them')
+                  'as the learner sees them. There is nothing to do; loaders from learn.dls.test_dl fit as they are.')
     return self.dls.test_dl(list(base.dataset.items), with_labels=vocab is not None, bs=base.bs)
+
+@patch
+def _labeled_dl(self:SSDLearner, dl):
+    "Photos with labels, as a loader that fits"
+    if isinstance(dl,Annotations):
+        self._know(dl.vocab)
+        return self.dls.test_dl(dl.records, with_labels=True)
+    if not hasattr(dl,'dataset'): raise ValueError(f'Pass Annotations or a DataLoader to measure on, not {dl!r:.60}')
+    dl = self._own_dl(dl)
+    base = getattr(dl,'dl',dl)
+    if hasattr(base,'after_item') and loader_vocab(base) is None:
+        raise ValueError('These photos come without labels, so there is nothing to measure: pass Annotations, or '
+                         'learn.dls.test_dl(annotations, with_labels=True)')
+    return dl
 
 # %% ../../nbs/train/03_learner.ipynb #fc2b25ea
 @patch
 @torch.no_grad()
 def ap_per_class(self:SSDLearner,
-    dl=None, # DataLoader. Default: the validation set
+    dl=None, # `Annotations`, or a DataLoader with labels. Default: the validation set
     max_dets:int=None, # Detections of a photo that count. Default: as the metrics of this learner, else 100
 )->pd.DataFrame: # A row for each class: objects, AP, AP50, AP75
     "Average precision of each class over a data set"
     if dl is None:
         self.need_photos(1)
         dl = self.dls.valid
-    else: dl = self._own_dl(dl)
+    else: dl = self._labeled_dl(dl)
     own = next((m.ev.max_dets for m in self.metrics if isinstance(m,CocoMetric)), 100)
     m,ev = self.eval_model(),CocoEvaluator(max_dets or own)
     for xb,*yb in dl: ev.add_batch(m, m(xb), yb, dl, self.dls.vocab)
@@ -525,12 +539,12 @@ def ap_per_class(self:SSDLearner,
 @patch
 def validate(self:SSDLearner,
     ds_idx:int=1, # 0 for training, 1 for validation
-    dl=None, # Another DataLoader
+    dl=None, # Other photos: `Annotations`, or a DataLoader with labels
     cbs=None, # Callbacks for this pass
 )->list: # The loss and the metrics
     "The loss and the metrics over a data set"
     if dl is None: self.need_photos(ds_idx)
-    else: dl = self._own_dl(dl)
+    else: dl = self._labeled_dl(dl)
     return Learner.validate(self, ds_idx, dl, cbs)
 
 # %% ../../nbs/train/03_learner.ipynb #1b6b9bb3

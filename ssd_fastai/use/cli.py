@@ -90,15 +90,17 @@ def _train(learn, epochs, lr):
     if sys.stdout.isatty(): return learn.fine_tune(epochs, lr)
     with learn.no_bar(): learn.fine_tune(epochs, lr)
 
-def _sets(data, out, drop_bad):
-    "The training and the validation set, once there is a folder for the results"
+def _sets(data, out, drop_bad, test=None):
+    "The training set, the validation set and the part to measure on, once there is a folder for the results"
     from ssd_fastai.data.folders import read_folder
     from ssd_fastai.data.sample import make_cells
     out.mkdir(parents=True, exist_ok=True)
     if not data: print('Drawing the sample data …', flush=True)
-    train,valid = read_folder(data or make_cells(), drop_bad)
+    train,valid = read_folder(data or make_cells(), drop_bad=drop_bad)
     print(f'train  {train}\nvalid  {valid}', flush=True)
-    return train,valid
+    if test is None: return train,valid,None
+    if not data: raise Stop(f'--test {test}: the sample has no such part; it is for your own --data')
+    return train,valid,read_folder(data, drop_bad=drop_bad, part=test)
 
 def _tell_ap(learn):
     print(f'\nAverage precision on {len(learn.dls.records[1])} photos that it was not trained on:')
@@ -131,6 +133,7 @@ def ssd_train(
     flip_vert:bool=False, # Mirror photos top to bottom too? Yes where there is no up, as under a microscope
     seed:int=42, # The same seed gives the same detector
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
+    test:str=None, # A part of the folder to measure on at the end, such as test
 ):
     "Train a detector, print its average precision, and try it on a photo that it has not seen"
     start,out,size = time.perf_counter(),Path(out),parse_size(size)
@@ -142,7 +145,7 @@ def ssd_train(
     from ssd_fastai.data.block import BBoxDataLoaders
     from ssd_fastai.train.learner import ssd_learner
     from ssd_fastai.train.metrics import coco_metrics
-    train,valid = _sets(data, out, drop_bad)
+    train,valid,held = _sets(data, out, drop_bad, test)
     set_seed(seed, reproducible=True)
     dls = BBoxDataLoaders.from_annotations(train, valid, tfms=ssd_tfms(size, flip_vert), bs=bs, path=out)
     own = {k:v for k,v in dict(weights=weights, strides=strides, width=width).items() if v is not None}
@@ -151,6 +154,7 @@ def ssd_train(
     file = out/('detector.pkl' if data else 'cells.pkl')
     save_detector(learn, file)
     _tell_ap(learn)
+    if test: print(f"\nOn the {len(held)} photos of the part '{test}':\n{learn.ap_per_class(held).round(3).to_string()}")
     _try_it(learn, valid[0].path if data else None, seed, out/'detections.png')
     print(f"\nThe detector: {file}\nThe photo with its boxes: {out/'detections.png'}")
     print(f'All of it took {time.perf_counter()-start:.0f} s')
