@@ -6,12 +6,15 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/ssd/model.html.md"""
 
 # %% auto #0
 __all__ = ['flat_layers', 'trace_sizes', 'cut_points', 'BodyMaps', 'TimmMaps', 'ssd_body', 'per_box', 'prior_bias', 'conv',
-           'halve', 'SSDHead', 'last_conv', 'set_bias', 'feature_grids', 'SSD', 'class_priors', 'fitted_bias']
+           'halve', 'SSDHead', 'last_conv', 'set_bias', 'feature_grids', 'SSD', 'head_maps', 'class_priors',
+           'fitted_bias']
 
 # %% ../../nbs/ssd/03_model.ipynb #f37c9e70
 import math, urllib.error
 import torch
+import matplotlib.pyplot as plt
 from torch import Tensor, nn
+from fastcore.basics import patch
 from fastai.layers import ConvLayer
 from fastai.vision.learner import create_body, model_meta
 from ..data.boxes import BoxCoder
@@ -281,6 +284,50 @@ class SSD(nn.Module):
             raise ValueError(f'This model is for pictures of {self.size}, not {seen}: its default boxes belong to that '
                              'size. Resize, or build it for the new size.')
         return self.head(self.body(x.as_subclass(Tensor)))
+
+# %% ../../nbs/ssd/03_model.ipynb #b0667874
+@torch.no_grad()
+def head_maps(
+    model:SSD, # A model with one class convolution for each map
+)->list: # (channels, rows, columns) of each map that has a head
+    "The shapes of the maps that the heads see"
+    seen,training = [],model.training
+    hooks = [c.register_forward_pre_hook(lambda _,x: seen.append(tuple(x[0].shape[1:]))) for c in model.head.classes]
+    model.eval()(torch.zeros(1,3,*model.size,device=model.boxes.device))
+    for h in hooks: h.remove()
+    model.train(training)
+    return seen
+
+def _block(ax, x, w, h, depth, color):
+    "A block whose front has its lower left corner at x, on the middle line; where its back ends"
+    front,d = [(x,-h/2),(x+w,-h/2),(x+w,h/2),(x,h/2)],depth*.7
+    top = [(x,h/2),(x+w,h/2),(x+w+d,h/2+d),(x+d,h/2+d)]
+    side = [(x+w,-h/2),(x+w+d,-h/2+d),(x+w+d,h/2+d),(x+w,h/2)]
+    for part,alpha in ((top,.5),(side,.7),(front,1.)):
+        ax.add_patch(plt.Polygon(part, facecolor=color, alpha=alpha, edgecolor='white', lw=.8))
+    return x+w+d
+
+@patch
+def plot(self:SSD,
+    size:float=9., # Width, inches
+)->plt.Axes:
+    "Draw the maps that have a head: grid, channels, stride and default boxes of each"
+    ax = plt.subplots(figsize=(size,size*.36))[1]
+    maps,shapes = head_maps(self),[(3,*self.size)]
+    names = ['photo\n{}×{}'.format(*self.size)]
+    for (c,h,w),k in zip(maps, self.default_boxes.k):
+        shapes.append((c,h,w))
+        names.append(f'{h}×{w} cells\nstride {self.size[0]/h:.0f}\n{c} channels\n{k} boxes a cell\n{h*w*k} boxes')
+    x = 0.
+    for i,((c,h,w),name) in enumerate(zip(shapes,names)):
+        high,wide,deep = math.log2(h+1),math.log2(w+1),math.log2(c+1)/4
+        end = _block(ax, x, wide*.6, high*.6, deep, 'silver' if i==0 else f'C{(i-1)%10}')
+        ax.text(x, -3.2, name, fontsize=8, va='top')
+        x = max(end,x+3.4)+.8
+    n = sum(p.numel() for p in self.parameters())
+    ax.set(xlim=(-.3,x), ylim=(-6.6,4.4), aspect=1, title=f'{len(self.boxes)} default boxes, {n/1e6:.1f} million parameters')
+    ax.axis('off')
+    return ax
 
 # %% ../../nbs/ssd/03_model.ipynb #a1b9a1c0
 def class_priors(
