@@ -446,7 +446,8 @@ def yolo_box(
         box = [x-w/2,y-h/2,x+w/2,y+h/2]
     else: box = [min(v[1::2]),min(v[2::2]),max(v[1::2]),max(v[2::2])]
     if any(math.isfinite(o) and not -1<=o<=2 for o in box):
-        raise LabelError(f'{where}: {[round(o,2) for o in box]} is not a box in fractions of the photo. Are these pixels?')
+        raise LabelError(f'{where}: {[round(o,2) for o in box]} is not a box in fractions of the photo. '
+                         'Are these pixels?')
     return names[int(v[0])],box
 
 def _label_file(photo):
