@@ -75,7 +75,7 @@ def clean(
     labels:list, # n class names
     size:tuple, # (width, height) of the photo
     name:str, # File to name in the report
-    min_side:float=.5, # Narrower boxes have no area, for all we know (pixels)
+    min_side:float=.5, # Boxes narrower than this many pixels count as having no area
 ): # ((m, 4) float32 boxes kept, (n,) mask of those kept, rows (file, object, problem, action))
     "Drop boxes without area or outside the photo, clip those partly outside, and report it"
     said = np.asarray(boxes,dtype=float).reshape(-1,4)
@@ -148,7 +148,7 @@ _flags = {**{o:False for o in ('0','0.0','false','f','no','n','','none','null','
           **{o:True for o in ('1','1.0','true','t','yes','y')}}
 
 def as_flag(
-    v, # 0 or 1, true or false, yes or no, also as text. Nothing counts as no
+    v, # 0 or 1, true or false, yes or no, also as text. A missing value counts as no
     where:str, # File and row, for the message
 )->bool:
     "A yes or no out of a label file"
@@ -190,7 +190,7 @@ def by_id(
     return res,probs
 
 # %% ../../nbs/data/03_annotations.ipynb #82a5c395
-# endings of photos, in lower case
+# file name extensions of photos, in lower case
 photo_types = {'.jpg','.jpeg','.jpe','.jfif','.png','.bmp','.gif','.tif','.tiff','.webp'}
 
 def _steps(name):
@@ -376,7 +376,7 @@ def finish(
 def _once(pairs):
     d = dict(pairs)
     if len(d)==len(pairs): return d
-    raise ValueError(f'a key is there twice: {[k for k,n in Counter(k for k,_ in pairs).items() if n>1][:3]}')
+    raise ValueError(f'a key occurs twice: {[k for k,n in Counter(k for k,_ in pairs).items() if n>1][:3]}')
 
 def as_size(
     width, # Pixels, also as text. Nothing, 0 or -1 where a tool did not know
@@ -443,7 +443,7 @@ def _coco_boxes(d, photos, names, file):
 def _mixed_ids(d, file):
     for table,key in (('images','image_id'),('categories','category_id')):
         text = {isinstance(o['id'],str) for o in d[table]} | {isinstance(a[key],str) for a in d['annotations']}
-        if len(text)>1: yield Path(file).name,key,'text against number: ids of both kinds','matched'
+        if len(text)>1: yield Path(file).name,key,'ids are text in one place and numbers in another','matched'
 
 def _like_corners(photos, file):
     b = np.array([[*o,*r.size] for r in photos if r.size for o in r.boxes],dtype=float).reshape(-1,6)
