@@ -105,7 +105,7 @@ def test_not_a_number_is_black_and_told(tmp_path):
     a[:4],a[4] = np.nan,np.inf
     Image.fromarray(a).save(tmp_path/'deep.tif')
     photo,told = quiet(open_photo, tmp_path/'deep.tif')
-    assert not np.asarray(photo)[:5].any() and np.asarray(photo).max()==255 and 'no numbers' in told[0]
+    assert not np.asarray(photo)[:5].any() and np.asarray(photo).max()==255 and 'not finite' in told[0]
     Image.fromarray(np.full((4,4),np.nan,'f')).save(tmp_path/'none.tif')
     assert not np.asarray(quiet(open_photo, tmp_path/'none.tif')[0]).any()
 

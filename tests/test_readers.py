@@ -91,7 +91,7 @@ def test_encodings(tmp_path, encoding):
 def test_one_id_for_two_photos_is_refused(tmp_path):
     d = coco_dict()
     d['images'][1]['id'] = 1
-    with pytest.raises(LabelError, match='x.json: images: the id 1 is there twice'):
+    with pytest.raises(LabelError, match='x.json: images: the id 1 occurs twice'):
         read_coco(write(tmp_path/'x.json',json.dumps(d)), photos(tmp_path/'p'))
 
 def test_one_photo_twice_is_merged_and_told(tmp_path):

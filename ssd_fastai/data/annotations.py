@@ -75,9 +75,9 @@ def clean(
     labels:list, # n class names
     size:tuple, # (width, height) of the photo
     name:str, # File to name in the report
-    min_side:float=.5, # Narrower boxes have no area, for all we know (pixels)
+    min_side:float=.5, # Boxes narrower than this many pixels count as having no area
 ): # ((m, 4) float32 boxes kept, (n,) mask of those kept, rows (file, object, problem, action))
-    "Drop boxes without area or outside the photo, clip those partly outside, and say so"
+    "Drop boxes without area or outside the photo, clip those partly outside, and report it"
     said = np.asarray(boxes,dtype=float).reshape(-1,4)
     finite = np.isfinite(said).all(1)
     b = np.where(finite[:,None],said,0).clip(-1e6,1e6).astype(np.float32)
@@ -123,7 +123,7 @@ def decode(
         raise LabelError(f'{file} is not {enc.upper()} text (byte {len(mark)+e.start}). It may be in an older encoding '
                          'such as latin-1 or gb2312: save it again as UTF-8.') from None
     if '\0' not in text: return text
-    raise LabelError(f'{file} is no text, or UTF-16 without its mark (it has null characters): save it as UTF-8.')
+    raise LabelError(f'{file} is not text, or is UTF-16 without its mark (it has null characters): save it as UTF-8.')
 
 def read_text(
     file:str|Path, # A label file
@@ -148,14 +148,13 @@ _flags = {**{o:False for o in ('0','0.0','false','f','no','n','','none','null','
           **{o:True for o in ('1','1.0','true','t','yes','y')}}
 
 def as_flag(
-    v, # 0 or 1, true or false, yes or no, also as text. Nothing counts as no
+    v, # 0 or 1, true or false, yes or no, also as text. A missing value counts as no
     where:str, # File and row, for the message
 )->bool:
     "A yes or no out of a label file"
     try: return _flags[str(v).strip().lower()]
     except KeyError: raise LabelError(f'{where}: the flag {str(v)[:60]!r} is neither 0 (no) nor 1 (yes).') from None
 
-# %% ../../nbs/data/03_annotations.ipynb #190c0e3a
 def as_name(
     v, # Text. Whole numbers are taken as text
     where:str, # File and row, for the message
@@ -180,18 +179,18 @@ def by_id(
     rows:list, # Dictionaries with an `id`
     where:str, # File and table, for the message
 ): # ({id: row}, rows (file, object, problem, action))
-    "A table by its ids; two rows of one id must be equal"
+    "A table by its ids; two rows with the same id must be equal"
     res,probs = {},[]
     for i,row in enumerate(rows):
         k = as_id(row['id'], f'{where}: row {i}')
         if k not in res: res[k] = row
         elif res[k]==row: probs.append((where,f'id {k}','the same row twice','merged'))
-        else: raise LabelError(f'{where}: the id {k} is there twice, for {str(res[k])[:80]} and for {str(row)[:80]}. '
+        else: raise LabelError(f'{where}: the id {k} occurs twice, for {str(res[k])[:80]} and for {str(row)[:80]}. '
                                'Were two files put together? Read each by itself, and add the results: a+b.')
     return res,probs
 
 # %% ../../nbs/data/03_annotations.ipynb #82a5c395
-# endings of photos, in lower case
+# file name extensions of photos, in lower case
 photo_types = {'.jpg','.jpeg','.jpe','.jfif','.png','.bmp','.gif','.tif','.tiff','.webp'}
 
 def _steps(name):
@@ -221,7 +220,6 @@ def find_photo(
                 here = os.path.join(folder, *steps[skip:])+end
                 if steps[skip:] and os.path.isfile(here): return Path(here)
 
-# %% ../../nbs/data/03_annotations.ipynb #35debc1f
 def inside(
     folder:str|Path, # Where the photos are
     name:str, # A photo's name, from a label file
@@ -266,7 +264,7 @@ def merge_photos(
         if spellings(o.says)[-1]!=spellings(r.says)[-1]: raise _clash(o, r)
         for f in ('difficult','crowd'): setattr(o, f, _flags_of(o,f)+_flags_of(r,f))
         o.boxes,o.labels,o.size = [*o.boxes,*r.boxes],[*o.labels,*r.labels],o.size or r.size
-        probs.append((r.name,'',f'the photo {r.path.name} is there twice','merged'))
+        probs.append((r.name,'',f'the photo {r.path.name} occurs twice','merged'))
     return list(res.values()),probs
 
 def _flags_of(r, f): return list(getattr(r,f)) or [False]*len(r.labels)
@@ -280,7 +278,7 @@ def are_fractions(
     b = b[np.isfinite(b).all(1)]
     return bool(len(b) and b.min()>=-.01 and b.max()<=1.01 and (b[:,2:]>b[:,:2]).all(1).any())
 
-class OtherSize(BadPhoto): "A photo that is not as large as its label file says"
+class OtherSize(BadPhoto): "A photo whose size differs from what its label file says"
 
 class Unturned(BadPhoto): "A photo that was labeled as it is stored, before EXIF turns it"
 
@@ -338,7 +336,7 @@ def _scale_fractions(raw, probs):
     for r in raw: r.fractions = True
     probs.append((raw[0].name,'','coordinates between 0 and 1: fractions of the photo','scaled to pixels'))
 
-_left_out = {OtherSize:'other size than its label file says', Unturned:'labeled as it is stored, before EXIF turns it'}
+_left_out = {OtherSize:'size differs from its label file', Unturned:'labeled as it is stored, before EXIF turns it'}
 
 def _look_at_photos(raw, probs):
     "(records, messages about photos that cannot be used)"
@@ -361,7 +359,7 @@ def finish(
     drop_bad:bool=False, # Leave out photos that are missing or unreadable, with a warning, rather than stop?
     problems:list=None, # Rows (file, object, problem, action) that the reader has found
 )->Annotations:
-    "Check photos, clean boxes and build `Annotations`: what every reader ends with"
+    "Check photos, clean boxes and build `Annotations`: the last step of every reader"
     raw,merged = merge_photos(raw)
     probs = [*(problems or []),*merged]
     _scale_fractions(raw, probs)
@@ -378,13 +376,13 @@ def finish(
 def _once(pairs):
     d = dict(pairs)
     if len(d)==len(pairs): return d
-    raise ValueError(f'a key is there twice: {[k for k,n in Counter(k for k,_ in pairs).items() if n>1][:3]}')
+    raise ValueError(f'a key occurs twice: {[k for k,n in Counter(k for k,_ in pairs).items() if n>1][:3]}')
 
 def as_size(
     width, # Pixels, also as text. Nothing, 0 or -1 where a tool did not know
     height, # The same
     where:str, # File and row, for the message
-)->tuple: # (width, height), or None if it is not said
+)->tuple: # (width, height), or None if the file does not say
     "The size of a photo out of a label file"
     w,h = (0. if o in (None,'') else as_number(o,where) for o in (width,height))
     return (w,h) if w>0 and h>0 and math.isfinite(w+h) else None
@@ -439,13 +437,13 @@ def _coco_boxes(d, photos, names, file):
         photos[im].labels.append(names[cat])
         photos[im].crowd.append(crowd)
     twice = [k.split(': ')[-1] for k,n in ids.items() if n>1]
-    return probs + [(Path(file).name,k,'an id of several annotations','all kept') for k in twice]
+    return probs + [(Path(file).name,k,'an id shared by several annotations','all kept') for k in twice]
 
 # %% ../../nbs/data/03_annotations.ipynb #1718f4dd
 def _mixed_ids(d, file):
     for table,key in (('images','image_id'),('categories','category_id')):
         text = {isinstance(o['id'],str) for o in d[table]} | {isinstance(a[key],str) for a in d['annotations']}
-        if len(text)>1: yield Path(file).name,key,'text against number: ids of both kinds','matched'
+        if len(text)>1: yield Path(file).name,key,'ids are text in one place and numbers in another','matched'
 
 def _like_corners(photos, file):
     b = np.array([[*o,*r.size] for r in photos if r.size for o in r.boxes],dtype=float).reshape(-1,6)

@@ -89,7 +89,7 @@ class BoxCoder:
         t:Tensor, # (..., 4) offsets tx,ty,tw,th
         default:Tensor, # (..., 4) default boxes, corners
     )->Tensor: # (..., 4) boxes, corners, same unit as `default`
-        "The boxes that the offsets `t` make of `default`"
+        "`default` moved and stretched by the offsets `t`"
         d,t = xyxy2cxcywh(default),t/t.new_tensor(self.weights)
         center = d[...,:2]+t[...,:2]*d[...,2:]
         size = d[...,2:]*t[...,2:].clamp(max=self.clip).exp()

@@ -13,6 +13,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastcore.parallel import parallel
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FixedLocator
 from torchvision.ops import box_iou
 from .annotations import Annotations, Record
 from .boxes import palette
@@ -67,7 +68,7 @@ def unturned_rows(
     scores:list, # `unturned_score` of each photo that EXIF turns
     least:int=8, # Fewer photos prove nothing
 )->list: # A row (file, object, problem, what will happen), or none
-    "Have the photos that EXIF turns been labeled unturned, as a rule?"
+    "Were the photos that EXIF turns mostly labeled unturned?"
     better = sum(s>1 for s in scores)
     if len(scores)<least or better<.75*len(scores): return []
     what = f'of {len(scores)} photos that EXIF turns, {better} have boxes that fit better as the photo is stored'
@@ -151,7 +152,7 @@ def _merge_classes(ann): # one spelling of each class, the most frequent. Return
     ann.vocab = list(dict.fromkeys(best[_plain(v)] for v in ann.vocab))
     return best
 
-def _drop_copies(r): # of boxes that are there twice, with the same class
+def _drop_copies(r): # of boxes that occur twice, with the same class
     first = {}
     for i,(b,l) in enumerate(zip(r.boxes.tolist(),r.labels)): first.setdefault((*b,l), i)
     keep = list(first.values())
@@ -162,7 +163,7 @@ def repair(
     ann:Annotations, # Changed in place
     rows:list, # What `check` found
 )->list: # The rows, with what was repaired
-    "Remove boxes that are there twice, and merge spellings of a class"
+    "Remove boxes that occur twice, and merge spellings of a class"
     best = _merge_classes(ann)
     for r in ann: _drop_copies(r)
     def done(file, obj, problem, action):
@@ -219,6 +220,10 @@ def plot_stats(self:Annotations,
         axs[1].loglog(100*d.width, 100*d.height, '.', ms=2, color=c)
         axs[2].plot(d.x, d.y, '.', ms=2, color=c)
         if len(d): axs[3].hist(np.log2(d.aspect), bins=np.linspace(-3,3,31), histtype='step', color=c, density=True)
+    for axis in (axs[1].xaxis,axs[1].yaxis):
+        axis.set_major_locator(FixedLocator([.1,.2,.5,1,2,5,10,20,50,100]))
+        axis.set_major_formatter('{x:g}')
+    axs[1].minorticks_off()
     axs[1].set_title('width and height, % of the photo', fontsize=9)
     axs[2].set(xlim=(0,1), ylim=(1,0))
     axs[2].set_title('centers', fontsize=9)

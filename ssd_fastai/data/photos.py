@@ -47,8 +47,8 @@ def _gray8(im): # (8-bit photo, what was found, what was done) of one with a sin
     values = a[ok] if ok.any() else np.zeros(1)
     black,white = value_range(values)
     gray = 255*(np.where(ok,a,black).astype(float)-black)/(white-black)
-    what = f'values {values.min():g} to {values.max():g}' + ('' if ok.all() else ' and some that are no numbers')
-    if white==65535 and im.mode not in ('I','F'): what = '' # this is what 16 bits are for: no guess
+    what = f'values {values.min():g} to {values.max():g}' + ('' if ok.all() else ' and some that are not finite')
+    if white==65535 and im.mode not in ('I','F'): what = '' # all 16 bits are in use: no guess
     return Image.fromarray(gray.clip(0,255).astype(np.uint8)),what,f'{black:g} is black and {white:g} is white'
 
 # %% ../../nbs/data/02_photos.ipynb #37114c5f
@@ -64,9 +64,9 @@ def _color8(im): # (photo, what was found, what was done) of a color photo of wh
     return im.point(lambda v: v*255//white),what,done
 
 # %% ../../nbs/data/02_photos.ipynb #63d4b190
-class PhotoWarning(UserWarning): "A photo was opened, but in a way that you should know of"
+class PhotoWarning(UserWarning): "A photo was opened, but something about its file deserves a look"
 
-def _file_rows(im): # what the file says before it is loaded
+def _file_rows(im): # what the header says, before the pixels are loaded
     rows,millions = [],im.width*im.height/1e6
     pages = im.n_frames if im.format!='MPO' and getattr(im,'is_animated',False) else 1 # a phone's MPO holds previews
     if pages>1: rows.append((f'{pages} pages','only the first is read: save each page as a file of its own',True))
@@ -125,8 +125,8 @@ def _remedy(path, e): # what to do about a file that raised `e`
 
 def read_photo(
     path:str|Path, # A file that PIL can read
-    at_least:int=None, # A photo reduced to no less than this side will do: faster for a JPEG
-)->tuple: # (RGB photo, EXIF orientation, rows (what is unusual, what was done about it, is it worth a warning?))
+    at_least:int=None, # The photo may be reduced, to no less than this side: faster for a JPEG
+)->tuple: # (RGB photo, EXIF orientation, rows (what is unusual, what was done about it, does it deserve a warning?))
     "A photo as a person sees it, and what is unusual about the file"
     try:
         with Image.open(path) as im:
@@ -159,7 +159,7 @@ def _png_orientation(path, im): # checks the file, too
     im.verify()
     return 1
 
-def _header(path): # ((width, height) as stored, orientation, is the file complete and undamaged as far as one can see?)
+def _header(path): # ((width, height) as stored, orientation, does the file look complete and undamaged?)
     with Image.open(path) as im:
         size = im.size
         if im.format=='PNG': return size,_png_orientation(path, im),True
@@ -232,7 +232,7 @@ def unturned_labels(
     boxes:list, # (n, 4) corners in pixels, as labeled
     o:int, # EXIF orientation, 1 to 8
     size:tuple, # (width, height) as a person sees it
-    labeled_size:tuple=None, # (width, height) that the label file says, if it does
+    labeled_size:tuple=None, # (width, height) according to the label file, if it has one
     look:bool=True, # Look at the pixels, too?
 )->str: # What is wrong and what to do, or ''
     "Were the labels clearly drawn on the photo as it is stored, before EXIF turns it?"
@@ -277,7 +277,7 @@ def look_alikes(
     close:float=3., # Largest mean difference of near-duplicates, of 255
     k:int=8, # At most so many of each
 )->list: # For each of `b`, the positions in `a` of near-duplicates, nearest first
-    "Near-duplicates, without comparing each photo with each"
+    "Near-duplicates, without comparing every pair"
     x,y = a.reshape(len(a),-1),b.reshape(len(b),-1)
     signs = _patterns(x)/x.shape[1]
     tree = KDTree(x@signs.T)

@@ -114,7 +114,7 @@ def free_spot(
     gap:float=.8, # Closest centers allowed, as a fraction of the two radii: under 1 they overlap
     tries:int=30, # Give up after so many
 ): # (cx, cy), or None when the photo is full
-    "A place for a cell that leaves it, and the cells already there, in sight"
+    "A place where a new cell neither hides nor is hidden"
     for _ in range(tries):
         x,y = (rng.uniform(-.3*r, s+.3*r) for s in size)
         if all(np.hypot(x-a,y-b) > gap*(r+c) for a,b,c in others): return x,y
@@ -193,7 +193,7 @@ def _fill(path, name, draw): # `draw` into a folder beside `path`, which then ta
         draw(tmp)
         (tmp/'made.txt').write_text(name)
         tmp.chmod(0o755)
-        if _made(path, name): return # another process was faster
+        if _made(path, name): return # another process finished first
         if path.exists(): path.rmdir()
         os.replace(tmp, path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
@@ -205,9 +205,9 @@ def make_cells(
     valid_pct:float=.2, # Fraction of them that goes to `valid.json`
     size:tuple=(320,240), # (width, height) in pixels
     seed:int=42, # The same seed gives the same data set
-    empty_every:int=25, # Every so many-th photo has no cells
+    empty_every:int=25, # One photo out of this many has no cells
 )->Path: # Folder with images/, train.json and valid.json (COCO)
-    "Draw a data set of synthetic blood smears, or return it if it has been drawn before"
+    "Draw a data set of synthetic blood smears, or return it if it already exists"
     n_train = n-round(n*valid_pct)
     if not 0<n_train<n:
         raise ValueError(f'{n} photos with {valid_pct=} leave one side empty: use more photos, or another fraction')
