@@ -123,7 +123,7 @@ def find_layout(
     path:Path, # A folder
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
 ): # (name of the layout, its parts)
-    "What kind of data set a folder is"
+    "Which layout a folder has"
     if layout is not None and layout not in layouts:
         raise ValueError(f"layout='{layout}': choose one of {', '.join(layouts)}")
     fits = {n:parts for n,(f,_) in layouts.items() if layout in (None,n) and (parts := f(path))}
@@ -131,14 +131,14 @@ def find_layout(
     if fits:
         both = ' and '.join(f'{n} ({", ".join(parts)})' for n,parts in fits.items())
         raise ValueError(f'{path} looks like {both}. Say which one is meant: layout="{next(iter(fits))}".')
-    raise FileNotFoundError(f'{path} is no data set that is known here: it holds {_what_is_there(path)}. {_known}')
+    raise FileNotFoundError(f'{path} is not a data set of a known kind: it holds {_what_is_there(path)}. {_known}')
 
 def read_folder(
-    path:str|Path, # Folder with photos and labels, as a labeling tool leaves it
+    path:str|Path, # Folder with photos and labels, as a labeling tool left it
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
 )->tuple: # (train, valid) as `Annotations`
-    "Read a data set by what lies in its folder"
+    "Read the data set in a folder, whatever its layout"
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f'There is no folder {path}.')
     name,parts = find_layout(path, layout)
@@ -154,7 +154,7 @@ def read_folder(
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
 def from_folder(cls:BBoxDataLoaders,
-    path:str|Path, # Folder with photos and labels, as a labeling tool leaves it
+    path:str|Path, # Folder with photos and labels, as a labeling tool left it
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
     **kwargs
