@@ -40,7 +40,8 @@ def _labeled(dl, i, vocab):
     "What one of fastai's loaders says about its photo `i`"
     ds = dl.dataset
     path = photo_path(ds.tls[0], ds.items[i])
-    if path is None: raise TypeError('The photos of these loaders do not come from files, so there is no path to read them from')
+    if path is None:
+        raise TypeError('The photos of these loaders do not come from files, so there is no path to read them from')
     boxes,labels = np.asarray(ds.tls[1][i],float).reshape(-1,4).tolist(),[vocab[j] for j in ds.tls[2][i].tolist()]
     return Labeled(path, boxes, labels, f'{path.name} in the DataBlock', str(path))
 
@@ -59,7 +60,8 @@ def _safe_item_tfms(tfms):
     res,notes = [],[]
     for t in tfms:
         if isinstance(t,Resize):
-            if t.method=='crop': notes.append('Resize crops, which loses boxes: photos are stretched instead (method="squish")')
+            if t.method=='crop':
+                notes.append('Resize crops, which loses boxes: photos are stretched instead (method="squish")')
             res.append(BoxResize(t.size[::-1], t.method if t.method in ('squish','pad') else 'squish'))
         elif isinstance(t,_lose_boxes): notes.append(f'{type(t).__name__} loses boxes at this place: left out')
         elif not isinstance(t,_own_parts): res.append(t)
@@ -71,11 +73,13 @@ def from_fastai(cls:BBoxDataLoaders,
 )->BBoxDataLoaders: # The same photos, boxes, classes, batch transforms and batch size
     "Loaders of this library from loaders of fastai's blocks; what loses boxes is replaced, with a warning"
     if not all(map(has_boxes,dls.loaders[:2])):
-        raise TypeError('from_fastai takes loaders of DataBlock(blocks=(ImageBlock, BBoxBlock, BBoxLblBlock), n_inp=1, …)')
+        raise TypeError('from_fastai takes loaders of '
+                        'DataBlock(blocks=(ImageBlock, BBoxBlock, BBoxLblBlock), n_inp=1, …)')
     train,valid = map(fastai_annotations, dls.loaders[:2])
     item,notes = _safe_item_tfms(dls.train.after_item.fs)
     size = next((t.size for t in item if isinstance(t,BoxResize)), None)
-    if size is None: notes.append('nothing brings the photos to one size: 224×224, or add Resize(size, ResizeMethod.Squish)')
+    if size is None:
+        notes.append('nothing brings the photos to one size: 224×224, or add Resize(size, ResizeMethod.Squish)')
     if notes: warnings.warn('; '.join(notes), stacklevel=3)
     batch = [t for t in dls.train.after_batch.fs if not isinstance(t,_own_parts)]
     state = random.getstate()

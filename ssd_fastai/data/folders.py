@@ -20,7 +20,8 @@ from .formats import _csv_head, _yolo_config, read_csv, read_voc, read_yolo, yol
 # %% ../../nbs/data/12_folders.ipynb #8c4e9e52
 _train,_valid = ('train','training','trainval'),('valid','val','validation','dev','test')
 
-def _files(folder, *suffixes): return [f for f in sorted(folder.glob('*')) if f.is_file() and f.suffix.lower() in suffixes]
+def _files(folder, *suffixes):
+    return [f for f in sorted(folder.glob('*')) if f.is_file() and f.suffix.lower() in suffixes]
 
 def _has_photos(folder): return folder.is_dir() and bool(_files(folder, *image_extensions))
 
@@ -44,7 +45,8 @@ def coco_parts(
     "COCO: train.json and valid.json with images/ (ours); a JSON in each part (Roboflow); annotations/ (COCO, CVAT)"
     images = path/'images' if (path/'images').is_dir() else path
     res = {n:(path/f'{n}.json',images) for n in (*_train,*_valid) if (path/f'{n}.json').exists()}
-    res |= {d.name:(d/'_annotations.coco.json',d) for d in sorted(path.glob('*')) if (d/'_annotations.coco.json').exists()}
+    inside = {d:d/'_annotations.coco.json' for d in sorted(path.glob('*'))} # Roboflow
+    res |= {d.name:(f,d) for d,f in inside.items() if f.exists()}
     for f in sorted((path/'annotations').glob('instances_*.json')):
         name = f.stem.removeprefix('instances_').rstrip('0123456789')
         own = [path/f.stem.removeprefix('instances_'), path/'images'/f.stem.removeprefix('instances_'), images]
