@@ -172,7 +172,7 @@ def check_batch_tfms(
 
 # %% ../../nbs/data/10_block.ipynb #c23cf090
 def _records_by(get_items, get_y, vocab):
-    "A function that makes `Record`s of a source, checked as those of every reader"
+    "A function that makes `Record`s of a source, checked like those of any reader"
     def one(path):
         boxes,labels = get_y(path)
         boxes = np.asarray(boxes,float).reshape(-1,4).tolist()
@@ -268,7 +268,7 @@ def from_annotations(cls:BBoxDataLoaders,
     train:Annotations, # For training. Its `vocab` is used
     valid:Annotations, # For validation
     size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
-    bs:int=None, # Photos in a batch. Default: 16, or 8 for a training set of fewer than 400, which is short of steps
+    bs:int=None, # Photos in a batch. Default: 16, or 8 for fewer than 400 training photos, for more steps
     tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns. Default: `ssd_tfms(size)`
     item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
     batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`

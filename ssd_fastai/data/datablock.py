@@ -47,7 +47,7 @@ def _labeled(dl, i, vocab):
 
 def fastai_annotations(
     dl, # A loader of fastai's for photos, boxes and labels
-)->Annotations: # Checked as those of every reader
+)->Annotations: # Checked like those of any reader
     "The photos of a loader with their boxes and classes"
     names = [str(o) for o in dl.dataset.tls[2].vocab]
     return finish([_labeled(dl,i,names) for i in range(len(dl.dataset))], [o for o in names if o!='#na#'])
@@ -63,7 +63,7 @@ def _safe_item_tfms(tfms):
             if t.method=='crop':
                 notes.append('Resize crops, which loses boxes: photos are stretched instead (method="squish")')
             res.append(BoxResize(t.size[::-1], t.method if t.method in ('squish','pad') else 'squish'))
-        elif isinstance(t,_lose_boxes): notes.append(f'{type(t).__name__} loses boxes at this place: left out')
+        elif isinstance(t,_lose_boxes): notes.append(f'{type(t).__name__} would lose boxes here: left out')
         elif not isinstance(t,_own_parts): res.append(t)
     return res,notes
 
