@@ -64,7 +64,7 @@ def window_stats(
     keep:Tensor, # (n,) mask of the boxes that were kept
     window:tuple, # x0,y0,x1,y1 in pixels of the photo
 )->BoxStats:
-    "What a look through a window did to the boxes"
+    "What a window did to the boxes"
     flat = ~((b[:,2:]-b[:,:2])>0).all(1)
     cut = (b[:,:2]<b.new_tensor(window[:2])).any(1) | (b[:,2:]>b.new_tensor(window[2:])).any(1)
     lost = reasons({'no area':~keep&flat, 'center outside the window':~keep&~flat})

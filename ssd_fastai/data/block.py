@@ -172,7 +172,7 @@ def check_batch_tfms(
 
 # %% ../../nbs/data/10_block.ipynb #c23cf090
 def _records_by(get_items, get_y, vocab):
-    "A function that makes `Record`s of a source, checked as those of every reader"
+    "A function that makes `Record`s of a source, checked like those of any reader"
     def one(path):
         boxes,labels = get_y(path)
         boxes = np.asarray(boxes,float).reshape(-1,4).tolist()
@@ -235,7 +235,6 @@ def n_objects(
     "How many objects of each class count: those that are not ignored"
     return Counter(l for r in ann for l in record_labels(r,ignore) if not isinstance(l,Ignored))
 
-# %% ../../nbs/data/10_block.ipynb #7084a210
 def check_pair(
     train:Annotations, # For training
     valid:Annotations, # For validation
@@ -254,7 +253,7 @@ def check_pair(
     for text in _doubts(train, valid, count, ignore): warnings.warn(text, stacklevel=3)
 
 def _doubts(train, valid, count, ignore):
-    "What is odd about a pair of sets, but may be meant"
+    "What looks odd about a pair of sets, but may be intended"
     both = sorted({r.path for r in train} & {r.path for r in valid})
     if both:
         yield (f'{len(both)} photos are in `train` and in `valid` ({both[0].name}, say): '
@@ -269,7 +268,7 @@ def from_annotations(cls:BBoxDataLoaders,
     train:Annotations, # For training. Its `vocab` is used
     valid:Annotations, # For validation
     size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
-    bs:int=None, # Photos in a batch. Default: 16, or 8 for a training set of fewer than 400, which is short of steps
+    bs:int=None, # Photos in a batch. Default: 16, or 8 for fewer than 400 training photos, for more steps
     tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns. Default: `ssd_tfms(size)`
     item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
     batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`
@@ -283,7 +282,7 @@ def from_annotations(cls:BBoxDataLoaders,
     check_pair(train, valid, ignore)
     n = len(train)
     if bs is None: bs = 8 if n<400 else 16
-    if n<bs: warnings.warn(f'{n} photos are less than one batch of {bs}: using bs={n}', stacklevel=2)
+    if n<bs: warnings.warn(f'{n} photos are fewer than one batch of {bs}: using bs={n}', stacklevel=2)
     if num_workers is None and not torch.cuda.is_available(): num_workers = 0
     splitter = IndexSplitter(range(n,n+len(valid)))
     block = bbox_datablock(train.vocab, size, tfms, item_tfms, batch_tfms, splitter, stats, ignore)
@@ -306,7 +305,6 @@ def same_stats(
     if a is None or b is None: return a is b
     return all(len(x)==len(y) and np.allclose(x,y,atol=1e-4) for x,y in zip(a,b))
 
-# %% ../../nbs/data/10_block.ipynb #4b40eb1d
 def _with_input(dl, size, stats):
     "A copy of a loader with another size and normalization"
     item,batch = deepcopy(dl.after_item),deepcopy(dl.after_batch)
@@ -327,7 +325,6 @@ def with_input(self:BBoxDataLoaders,
     return type(self)(*[_with_input(dl,size,stats or loader_stats(dl)) for dl in self.loaders], path=self.path,
                       device=self.device)
 
-# %% ../../nbs/data/10_block.ipynb #f58b3caa
 def _with_records(dl, records, split_idx):
     "A copy of a loader with other photos"
     ds = Datasets(tls=[tl._new(list(records), split_idx=split_idx) for tl in dl.dataset.tls], n_inp=1)
@@ -364,7 +361,6 @@ def color_legend(
     keys = [plt.Line2D([], [], color=palette[i%len(palette)], lw=3, label=str(vocab[i])) for i in sorted(numbers)]
     if keys: fig.legend(handles=keys, ncol=min(6,len(keys)), fontsize=8, loc='upper center', frameon=False)
 
-# %% ../../nbs/data/10_block.ipynb #b7a22d63
 @patch
 def show_batch(self:BBoxDataLoaders,
     max_n:int=9, # Photos shown
@@ -444,7 +440,6 @@ def from_yolo(cls:BBoxDataLoaders,
     "DataLoaders from a YOLO folder with train and valid parts"
     return cls.from_annotations(*(read_yolo(root,part,drop_bad=drop_bad) for part in ('train','valid')), **kwargs)
 
-# %% ../../nbs/data/10_block.ipynb #b8f35a80
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
 def from_voc(cls:BBoxDataLoaders,

@@ -18,7 +18,7 @@ from .augment import BoxStats
 from .block import BBoxDataLoaders
 
 # %% ../../nbs/data/11_box_stats.ipynb #0dda8cd0
-class BoxesLost(AssertionError): "A transform lost boxes and gave no reason, or left boxes that cannot be"
+class BoxesLost(AssertionError): "A transform lost boxes and gave no reason, or left impossible boxes"
 
 def n_boxes(
     x, # (photo or photos, boxes, labels)
@@ -55,7 +55,7 @@ def check_boxes(
     b:Tensor, # (..., n, 4) boxes
     l:Tensor, # (..., n) labels
 ):
-    "Raise `BoxesLost` for boxes that cannot be"
+    "Raise `BoxesLost` for impossible boxes"
     b,l = b.as_subclass(Tensor),l.as_subclass(Tensor)
     if b.shape[:-1]!=l.shape: raise BoxesLost(f'{name}: {tuple(b.shape)} boxes but {tuple(l.shape)} labels')
     if l.is_floating_point(): raise BoxesLost(f'{name}: the labels have become {l.dtype}')
@@ -92,7 +92,7 @@ def watched(
     pipes:list, # Pipelines of transforms
     report:BoxReport, # Where to count
 ):
-    "Watch the transforms of pipelines for a while"
+    "Watch the transforms of pipelines within a `with` block"
     own = [p.fs for p in pipes]
     try:
         for p,fs in zip(pipes,own): p.fs = type(fs)(Watched(f,report) for f in fs)

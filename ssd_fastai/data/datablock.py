@@ -24,7 +24,7 @@ def photo_path(
     tl, # fastai's `TfmdLists` of the photos
     item, # One of its items
 )->Path: # None if the photo does not come from a file
-    "The file that an item of fastai's is read from"
+    "The file that one of fastai's items is read from"
     for f in tl.tfms.fs:
         before,item = item,f(item)
         if isinstance(item,Image.Image): return Path(before) if isinstance(before,(str,Path)) else None
@@ -32,21 +32,22 @@ def photo_path(
 def has_boxes(
     dl, # A DataLoader
 )->bool:
-    "Is this a loader of fastai's for photos, boxes and labels?"
+    "Is this one of fastai's loaders, for photos, boxes and labels?"
     tls = getattr(getattr(dl,'dataset',None),'tls',[])
     return len(tls)==3 and len(dl.dataset)>0 and isinstance(tls[1][0],TensorBBox) and hasattr(tls[2],'vocab')
 
 def _labeled(dl, i, vocab):
-    "What a loader of fastai's says about its photo `i`"
+    "What one of fastai's loaders says about its photo `i`"
     ds = dl.dataset
     path = photo_path(ds.tls[0], ds.items[i])
-    if path is None: raise TypeError('The photos of these loaders do not come from files, so there is no path to read them from')
+    if path is None:
+        raise TypeError('The photos of these loaders do not come from files, so there is no path to read them from')
     boxes,labels = np.asarray(ds.tls[1][i],float).reshape(-1,4).tolist(),[vocab[j] for j in ds.tls[2][i].tolist()]
     return Labeled(path, boxes, labels, f'{path.name} in the DataBlock', str(path))
 
 def fastai_annotations(
     dl, # A loader of fastai's for photos, boxes and labels
-)->Annotations: # Checked as those of every reader
+)->Annotations: # Checked like those of any reader
     "The photos of a loader with their boxes and classes"
     names = [str(o) for o in dl.dataset.tls[2].vocab]
     return finish([_labeled(dl,i,names) for i in range(len(dl.dataset))], [o for o in names if o!='#na#'])
@@ -56,14 +57,15 @@ _own_parts = IntToFloatTensor,Normalize,PointScaler,ToTensor # `bbox_datablock` 
 
 def _safe_item_tfms(tfms):
     "(item transforms that keep all boxes, what was replaced)"
-    res,told = [],[]
+    res,notes = [],[]
     for t in tfms:
         if isinstance(t,Resize):
-            if t.method=='crop': told.append('Resize crops, which loses boxes: photos are stretched instead (method="squish")')
+            if t.method=='crop':
+                notes.append('Resize crops, which loses boxes: photos are stretched instead (method="squish")')
             res.append(BoxResize(t.size[::-1], t.method if t.method in ('squish','pad') else 'squish'))
-        elif isinstance(t,_lose_boxes): told.append(f'{type(t).__name__} loses boxes at this place: left out')
+        elif isinstance(t,_lose_boxes): notes.append(f'{type(t).__name__} would lose boxes here: left out')
         elif not isinstance(t,_own_parts): res.append(t)
-    return res,told
+    return res,notes
 
 @patch(cls_method=True)
 def from_fastai(cls:BBoxDataLoaders,
@@ -71,12 +73,14 @@ def from_fastai(cls:BBoxDataLoaders,
 )->BBoxDataLoaders: # The same photos, boxes, classes, batch transforms and batch size
     "Loaders of this library from loaders of fastai's blocks; what loses boxes is replaced, with a warning"
     if not all(map(has_boxes,dls.loaders[:2])):
-        raise TypeError('from_fastai takes loaders of DataBlock(blocks=(ImageBlock, BBoxBlock, BBoxLblBlock), n_inp=1, …)')
+        raise TypeError('from_fastai takes loaders of '
+                        'DataBlock(blocks=(ImageBlock, BBoxBlock, BBoxLblBlock), n_inp=1, …)')
     train,valid = map(fastai_annotations, dls.loaders[:2])
-    item,told = _safe_item_tfms(dls.train.after_item.fs)
+    item,notes = _safe_item_tfms(dls.train.after_item.fs)
     size = next((t.size for t in item if isinstance(t,BoxResize)), None)
-    if size is None: told.append('nothing brings the photos to one size: 224×224, or add Resize(size, ResizeMethod.Squish)')
-    if told: warnings.warn('; '.join(told), stacklevel=3)
+    if size is None:
+        notes.append('nothing brings the photos to one size: 224×224, or add Resize(size, ResizeMethod.Squish)')
+    if notes: warnings.warn('; '.join(notes), stacklevel=3)
     batch = [t for t in dls.train.after_batch.fs if not isinstance(t,_own_parts)]
     state = random.getstate()
     res = cls.from_annotations(train, valid, size or hw(224), dls.train.bs, item_tfms=item, batch_tfms=batch,
@@ -89,6 +93,6 @@ def from_fastai(cls:BBoxDataLoaders,
 def own_loaders(
     dls, # Any loaders
 ): # `BBoxDataLoaders`, if they are for photos with boxes
-    "Loaders of fastai's blocks are converted, all others are left as they are"
+    "Convert loaders of fastai's blocks; leave all others as they are"
     theirs = isinstance(dls,DataLoaders) and not isinstance(dls,BBoxDataLoaders) and has_boxes(dls.train)
     return BBoxDataLoaders.from_fastai(dls) if theirs else dls

@@ -20,7 +20,8 @@ from .formats import _csv_head, _yolo_config, read_csv, read_voc, read_yolo, yol
 # %% ../../nbs/data/12_folders.ipynb #8c4e9e52
 _train,_valid = ('train','training','trainval'),('valid','val','validation','dev','test')
 
-def _files(folder, *suffixes): return [f for f in sorted(folder.glob('*')) if f.is_file() and f.suffix.lower() in suffixes]
+def _files(folder, *suffixes):
+    return [f for f in sorted(folder.glob('*')) if f.is_file() and f.suffix.lower() in suffixes]
 
 def _has_photos(folder): return folder.is_dir() and bool(_files(folder, *image_extensions))
 
@@ -49,7 +50,8 @@ def coco_parts(
     "COCO: train.json and valid.json with images/ (ours); a JSON in each part (Roboflow); annotations/ (COCO, CVAT)"
     images = path/'images' if (path/'images').is_dir() else path
     res = {n:(path/f'{n}.json',images) for n in (*_train,*_valid) if (path/f'{n}.json').exists()}
-    res |= {d.name:(d/'_annotations.coco.json',d) for d in sorted(path.glob('*')) if (d/'_annotations.coco.json').exists()}
+    inside = {d:d/'_annotations.coco.json' for d in sorted(path.glob('*'))} # Roboflow
+    res |= {d.name:(f,d) for d,f in inside.items() if f.exists()}
     for f in sorted((path/'annotations').glob('instances_*.json')):
         name = f.stem.removeprefix('instances_').rstrip('0123456789')
         own = [path/f.stem.removeprefix('instances_'), path/'images'/f.stem.removeprefix('instances_'), images]
@@ -128,7 +130,7 @@ def find_layout(
     path:Path, # A folder
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
 ): # (name of the layout, its parts)
-    "What kind of data set a folder is"
+    "Which layout a folder has"
     if layout is not None and layout not in layouts:
         raise ValueError(f"layout='{layout}': choose one of {', '.join(layouts)}")
     fits = {n:parts for n,(f,_) in layouts.items() if layout in (None,n) and (parts := f(path))}
@@ -136,16 +138,16 @@ def find_layout(
     if fits:
         both = ' and '.join(f'{n} ({", ".join(parts)})' for n,parts in fits.items())
         raise ValueError(f'{path} looks like {both}. Say which one is meant: layout="{next(iter(fits))}".')
-    raise FileNotFoundError(f'{path} is no data set that is known here: it holds {_what_is_there(path)}. {_known}')
+    raise FileNotFoundError(f'{path} is not a data set of a known kind: it holds {_what_is_there(path)}. {_known}')
 
 def read_folder(
-    path:str|Path, # Folder with photos and labels, as a labeling tool leaves it
+    path:str|Path, # Folder with photos and labels, as a labeling tool left it
     *,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
     part:str=None, # Read this part alone, such as 'test'
 ): # (train, valid) as `Annotations`; with `part` one `Annotations`
-    "Read a data set by what lies in its folder"
+    "Read the data set in a folder, whatever its layout"
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f'There is no folder {path}.')
     name,parts = find_layout(path, layout)
@@ -163,7 +165,7 @@ def read_folder(
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
 def from_folder(cls:BBoxDataLoaders,
-    path:str|Path, # Folder with photos and labels, as a labeling tool leaves it
+    path:str|Path, # Folder with photos and labels, as a labeling tool left it
     *,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits

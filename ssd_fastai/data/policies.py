@@ -1,4 +1,4 @@
-"""Augmentation that was learned rather than invented: the policies v0 to v3 for detection
+"""Augmentation found by a search rather than by hand: the policies v0 to v3 for detection
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/policies.html.md"""
 
