@@ -81,7 +81,7 @@ def fastai2018_boxes(
 def paper_shapes(
     scale:float, # Scale of this map, as a fraction of the photo
     after:float, # Scale of the next map
-    ratios:tuple=(2,), # Width over height, beyond the squares. Each also the other way round
+    ratios:tuple=(2,), # Width over height, beyond the squares. Each is also used inverted
     clip:bool=True, # Widths and heights at most 1, as in torchvision?
 )->Tensor: # (2+2*len(ratios), 2) widths and heights
     "The shapes of one map in the SSD paper (§2.2), in torchvision's order"

@@ -44,7 +44,7 @@ def box_loss(
     offsets:Tensor, # (B, A, 4) offsets that the network gave
     default:Tensor, # (A, 4) default boxes, corners
     box:Tensor, # (B, A, 4) the boxes they should have drawn, corners
-    rows:Tensor, # (n,) the default boxes that is matched to an object, as rows of the flattened batch
+    rows:Tensor, # (n,) the default boxes that are matched to an object, as rows of the flattened batch
     coder, # `BoxCoder`, or a coder that only decodes
     kind:str='smooth_l1', # 'smooth_l1' on the offsets, or 'giou' on the decoded boxes
 )->Tensor: # (n,) summed over the four offsets
@@ -58,16 +58,16 @@ def box_loss(
 # %% ../../nbs/ssd/02_loss.ipynb #b458e090
 def hard_negatives(
     loss:Tensor, # (B, A) how wrong each default box is about background
-    pos:Tensor, # (B, A) the boxes that is matched to an object
+    pos:Tensor, # (B, A) the boxes that are matched to an object
     ratio:float=3., # Negatives for each positive
-    min_neg:int=32, # At least so many in each photo, so that photos without objects teach too
+    min_neg:int=32, # The minimum in each photo, so that photos without objects teach too
     skip:Tensor=None, # (B, A) boxes that are not asked
 )->Tensor: # (B, A) mask
     "For each photo, the background boxes with the largest loss (SSD paper §2.2)"
     out = pos if skip is None else pos|skip
     n = (ratio*pos.sum(1)).long().clamp(min=min_neg).minimum((~out).sum(1))
     loss = loss.detach().masked_fill(out, float('-inf'))
-    if loss.device.type!='cpu': # one path without waiting for the device
+    if loss.device.type!='cpu': # the same without waiting for the device
         return loss.argsort(1, descending=True).argsort(1)<n[:,None]
     res = torch.zeros_like(pos)
     for m,row,k in zip(res,loss,n.tolist()): m[row.topk(k).indices] = True
@@ -186,7 +186,7 @@ class SSDLoss(nn.Module):
         bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
         label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
     ): # Three numbers
-        "(classification, localization, number of positives), summed over the batch, photo by photo"
+        "(classification, localization, number of positives), summed over the batch, one photo at a time"
         default = self.default.to(scores.device)
         with torch.no_grad(): cls,box = targets(default, bbox, label, self.thr, self.like)
         pos = (cls>0).flatten().nonzero()[:,0]

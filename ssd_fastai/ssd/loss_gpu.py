@@ -41,10 +41,10 @@ class PaddedBoxes(nn.Module):
 def match_padded(
     const:PaddedBoxes, # Default boxes
     bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: is ignored
+    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
     thr:float=.5, # IoU from which a default box is matched to an object
     k:int=16, # Longest queue for one box
-)->Tensor: # (B, A) index of the object that each default box is matched to. N is background
+)->Tensor: # (B, A) index of the object that each default box is matched to. N is background, and so is the number of a padded row
     "`match` for a padded batch, without waiting for the device"
     (B,N),A = label.shape,len(const.area)
     lo,hi = bbox.unsqueeze(2).split(2,-1)
@@ -74,12 +74,12 @@ def padded_multibox(
     offsets:Tensor, # (B, A, 4)
     const:PaddedBoxes, # Default boxes
     bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: is ignored
+    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
     thr:float=.5, # IoU from which a default box is matched to an object
     neg_ratio:float=3., # Hard negatives for each positive
     min_neg:int=32, # Hard negatives in each photo at least
     weight:Tensor=None, # (C,) weight of each class, background first
-    ignore:bool=False, # Are there objects that are ignored? Costs a few operations
+    ignore:bool=False, # Are there objects that are ignored? This costs a few operations
 ): # (minus the classification part, localization, number of positives): sums over the batch
     "The parts of the multibox loss for a padded batch, without waiting for the device"
     with torch.no_grad():
@@ -139,7 +139,7 @@ class PaddedSSDLoss(SSDLoss):
         bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
         label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
     ): # Three numbers
-        "(classification, localization, number of positives), summed over the batch, in one rectangle"
+        "(classification, localization, number of positives), summed over the batch, as one rectangle"
         self.const = self.const.to(scores.device)
         weight = None if self.weight is None else self.weight.to(scores)
         c,b,n = padded_multibox(scores, offsets, self.const, bbox, label, self.thr, self.neg_ratio, self.min_neg,

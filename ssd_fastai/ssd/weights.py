@@ -110,10 +110,10 @@ def _safetensors():
     return st
 
 def write_detector(
-    file:str|Path, # Ends in .safetensors, or it is a file of PyTorch's
+    file:str|Path, # A name that ends in .safetensors, or any other for a PyTorch file
     state:dict, # State dict of the model
     note:dict, # From `detector_note`
-    **more, # More for a file of PyTorch's, such as `opt`
+    **more, # More for a PyTorch file, such as `opt`
 ):
     "Write weights and their note"
     text = json.dumps(note)
@@ -130,7 +130,7 @@ def _plain_zip(file):
     if packed: raise ValueError('parts of it are compressed, which PyTorch never does')
 
 def _read_torch(file):
-    "(state dict, note as text or None, state of the optimizer or None) of a file of PyTorch's"
+    "(state dict, note as text or None, state of the optimizer or None) of a PyTorch file"
     dtypes = [getattr(np.dtypes,o) for o in np.dtypes.__all__]
     scalar = (np._core if hasattr(np,'_core') else np.core).multiarray.scalar
     if isinstance(file,Path): _plain_zip(file)
@@ -171,7 +171,7 @@ def class_order(
     have:list, # Classes as they are
     want:list, # Classes as they should be
 )->list: # For each class of `want` its place in `have`. None if they are not the same classes
-    "How to get from one order of classes to another"
+    "Where each class of the new order was in the old one"
     have,want = [str(o) for o in have],[str(o) for o in want]
     return [have.index(o) for o in want] if sorted(have)==sorted(want) else None
 
@@ -180,7 +180,7 @@ def _moved(t, n_out, cols):
     return t.view(-1,n_out,*t.shape[1:])[:,cols].reshape(t.shape)
 
 def _remembered(opt, p):
-    "What an optimizer of fastai's, or one of PyTorch's inside it, remembers of a parameter"
+    "What an optimizer of fastai, or one of PyTorch inside it, remembers of a parameter"
     states = [o.state for o in (opt,getattr(opt,'opt',None)) if hasattr(o,'state')]
     return [t for s in states if p in s for t in s[p].values()]
 
