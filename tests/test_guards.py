@@ -38,7 +38,7 @@ def test_poisoned_photo_is_named(cells, train, valid, tmp_path, workers):
         return (x.float()*(float('nan') if dl.dataset.items[i].path==bad else 1), *y)
     dl.do_item = read
     with pytest.raises(FloatingPointError,
-                       match=f'photo holds values that are no numbers: {bad.name}\\.'), l.no_logging():
+                       match=f'NaN or infinite values in the photo: {bad.name}\\.'), l.no_logging():
         l.fit(1, 1e-3)
 
 def test_poisoned_box_and_part(train, valid):
@@ -51,13 +51,13 @@ def test_poisoned_box_and_part(train, valid):
                 self.bad = batch_records(self.learn.dl,2)[1].path.name
     cb = Box()
     with pytest.raises(FloatingPointError) as e, l.no_logging(): l.fit(1, 1e-4, cbs=cb)
-    assert f'A box is no number: {cb.bad}.' in str(e.value) and 'batch 2' in str(e.value)
+    assert f'NaN or infinite values in a box: {cb.bad}.' in str(e.value) and 'batch 2' in str(e.value)
     class Part(Callback):
         order = -9
         def after_pred(self): self.learn.pred = (self.learn.pred[0], self.learn.pred[1]+float('inf'))
     l = small(train, valid)
     with pytest.raises(FloatingPointError) as e, l.no_logging(): l.fit(1, 1e-4, cbs=Part())
-    assert 'no number: box.' in str(e.value) and all(r.path.name in str(e.value) for r in batch_records(l.dls.train,0))
+    assert 'NaN or infinite: box.' in str(e.value) and all(r.path.name in str(e.value) for r in batch_records(l.dls.train,0))
 
 def test_nan_in_validation_and_lr_find(train, valid):
     l = small(train, valid)

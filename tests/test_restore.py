@@ -182,12 +182,12 @@ def test_loaders_of_fastai(trained, few):
 def test_another_loader_is_read_by_name(trained, few, tmp_path):
     ap,val = trained.ap_per_class(),trained.validate()
     other = loaders(*few, vocab=few[0].vocab[::-1], size=96, stats=None, path=tmp_path)
-    with pytest.warns(UserWarning, match='another classes and another size and another normalization'):
+    with pytest.warns(UserWarning, match='in classes and size and normalization'):
         again = trained.ap_per_class(other.valid)
     assert again.index.tolist()==ap.index.tolist() and np.allclose(again.AP,ap.AP)
-    with pytest.warns(UserWarning, match='loaded anew'):
+    with pytest.warns(UserWarning, match='loaded again'):
         assert np.allclose(trained.validate(dl=other.valid), val, atol=1e-4)
-    with pytest.warns(UserWarning, match='loaded anew'): scores = trained.get_preds(dl=other.valid)[0][0]
+    with pytest.warns(UserWarning, match='loaded again'): scores = trained.get_preds(dl=other.valid)[0][0]
     assert torch.allclose(scores, trained.get_preds()[0][0], atol=1e-4)
 
 def test_a_loader_with_an_unknown_class(trained, few, tmp_path):

@@ -40,7 +40,7 @@ def _no_number(t): return ~torch.isfinite(t.detach().as_subclass(Tensor).float()
 
 def _bad_data(learn, records):
     "What is wrong with the photos or boxes of a batch, or None"
-    for o,what in ((learn.xb[0],'The photo holds values that are no numbers'),(learn.yb[0],'A box is no number')):
+    for o,what in ((learn.xb[0],'NaN or infinite values in the photo'),(learn.yb[0],'NaN or infinite values in a box')):
         bad = _no_number(o).flatten(1).any(1).tolist()
         if any(bad): return f'{what}: {", ".join(_name(r) for r,b in zip(records,bad) if b)}.'
 
@@ -62,45 +62,46 @@ def _bad_weights(learn):
     if not bad: return
     half,huge = half_precision(learn),any(1e3<=v for v in sizes.values())
     if half and not huge:
-        return (f'Weights have become NaN ({_named(bad)}) while all others are of ordinary size: {half} lost them, '
-                "and not the learning rate. Pass precision='fp32'.")
+        return (f'Weights have become NaN ({_named(bad)}) while all others are of ordinary size: the cause is '
+                f"{half}, not the learning rate. Pass precision='fp32'.")
     lr = learn.opt.hypers[-1]['lr']
     return (f'The weights have exploded ({_named(bad)}): the learning rate {lr:.1e} is probably too large. '
             'Run lr_inflections().')
 
 # %% ../../nbs/train/02_guards.ipynb #15ee741e
 def why_nan(
-    learn, # In the middle of a batch whose loss is no number
+    learn, # In the middle of a batch whose loss is NaN or infinite
 )->str: # What is wrong, and in which files
-    "The first thing in a batch that is no number"
+    "The first thing in a batch that is NaN or infinite"
     rs = batch_records(learn.dl, learn.iter)
     if (why := _bad_data(learn,rs) or _bad_weights(learn)): return why
     parts = [k for k,v in getattr(learn.loss_func,'parts',{}).items() if not torch.isfinite(v).all()]
     half = half_precision(learn)
-    hint = f" If they are in order, try precision='fp32': this training is in {half}." if half else ''
-    return (f'The part of the loss that is no number: {", ".join(parts) or "unknown"}. '
+    hint = f" If these are in order, try precision='fp32': this training runs in {half}." if half else ''
+    return (f'The part of the loss that is NaN or infinite: {", ".join(parts) or "unknown"}. '
             f'Photos of this batch: {", ".join(_name(r) for r in rs)}.{hint}')
 
 # %% ../../nbs/train/02_guards.ipynb #abd5c837
 class NaNGuard(Callback):
-    "Stop when the loss is NaN or infinite, and say where it came from"
+    "Stop when the loss is NaN or infinite, and say where that came from"
     order = -5
     def _where(self):
         part = 'training' if self.learn.training else 'validation'
         return f'epoch {self.learn.epoch}, batch {self.learn.iter}, {part}'
     def _excused(self): return any(isinstance(c,LRFinder) for c in self.learn.cbs)
     def after_loss(self):
-        "Look at the loss"
+        "Check the loss"
         if torch.isfinite(self.learn.loss).all() or self._excused(): return
         raise FloatingPointError(f'The loss is {self.learn.loss.item()} in {self._where()}. {why_nan(self.learn)}')
     def after_backward(self):
-        "Look at the gradients, in bfloat16 on a CPU"
+        "Check the gradients, in bfloat16 on a CPU"
         if self._excused() or not any(isinstance(c,CPUBf16) for c in self.learn.cbs): return
         ps = self.learn.model.named_parameters()
         bad = [n for n,p in ps if p.grad is not None and not torch.isfinite(p.grad).all()]
         if not bad: return
-        raise FloatingPointError(f'The loss is {self.learn.loss.item():.3g} in {self._where()}, but gradients are no '
-                                 f"numbers ({_named(bad)}): bf16 cannot do this layer here. Pass precision='fp32'.")
+        raise FloatingPointError(f'The loss is {self.learn.loss.item():.3g} in {self._where()}, but gradients are NaN '
+                                 f'or infinite ({_named(bad)}): bf16 does not work for this layer on this processor. '
+                                 "Pass precision='fp32'.")
 
 # %% ../../nbs/train/02_guards.ipynb #18b68180
 @contextmanager
@@ -130,13 +131,13 @@ def check_loaders(
 ):
     "Refuse loaders that are not of this library, and say how to make them"
     if isinstance(dls,BBoxDataLoaders): return
-    raise TypeError(f'{type(dls).__name__} of fastai does not know boxes as this library needs them. Make the loaders '
+    raise TypeError(f"fastai's {type(dls).__name__} does not hold boxes in the form this library needs. Make the loaders "
                     'with BBoxDataLoaders.from_annotations(train, valid, size=224), from_coco, from_voc, from_yolo or '
                     'from_csv; for a DataBlock of your own: bbox_datablock(vocab, size).dataloaders(records).')
 
 # %% ../../nbs/train/02_guards.ipynb #5d4bd3ec
 def _check_monitor(learn, monitor):
-    "Refuse to watch a number that is not there, or cannot be"
+    "Refuse to watch a metric that is missing or undefined"
     names,dl = ['train_loss','valid_loss',*[m.name for m in learn.metrics]],learn.dls.valid
     if monitor not in names and not getattr(learn.recorder,'train_metrics',False):
         raise ValueError(f"monitor='{monitor}': the training table has {', '.join(names)}. "
@@ -146,7 +147,7 @@ def _check_monitor(learn, monitor):
                          "Use monitor='valid_loss', or move photos with objects to the validation set.")
 
 def check_callback(
-    learn:Learner, # Where it is going to work
+    learn:Learner, # Where it is going to run
     c, # A callback, or its class
 ):
     "Refuse a callback that cannot work with boxes"
@@ -190,7 +191,7 @@ def same_classes(
     want:list, # Classes of the loaders
     what:str, # Whose classes, for the message: 'This model is'
 )->list: # For each class of `want` its place in `have`. None if they are in order
-    "Refuse other classes; how the same ones get into the order of the loaders"
+    "Refuse other classes; for the same ones, how to reorder them"
     order = class_order(have, want)
     if order is None:
         raise ValueError(f"{what} for the classes {', '.join(map(str,have))}, but these photos have "

@@ -51,7 +51,7 @@ class SSDLearner(Learner):
     "A fastai `Learner` for an SSD: made by `ssd_learner`"
     @property
     def dls(self):
-        "The loaders; others are taken if they fit the model"
+        "The loaders; assign others if they fit the model"
         return self.__dict__['dls']
     @dls.setter
     def dls(self, new):
@@ -71,7 +71,7 @@ class SSDLearner(Learner):
 def need_photos(self:SSDLearner,
     split:int=0, # 0 for training, 1 for validation
 ):
-    "Say what to do if this learner has no photos, because it comes from a file"
+    "Raise if this learner has no photos because it comes from a file; say what to do"
     if not _no_photos(self.dls.loaders[split]): return
     raise ValueError('There are no photos in this learner: it was loaded from a file. To train or validate, give it '
                      f'some: learn.dls = BBoxDataLoaders.from_annotations(train, valid, size={self.dls.size}). '
@@ -81,7 +81,7 @@ def need_photos(self:SSDLearner,
 def _check_fit(self:SSDLearner, cbs):
     self.need_photos()
     for c in [*self.cbs,*cbs]: check_callback(self, c)
-    if self._one_set(): warnings.warn('The loss had other default boxes than the model: it has those of the model now')
+    if self._one_set(): warnings.warn('The loss had different default boxes than the model: it uses those of the model now')
 
 # %% ../../nbs/train/03_learner.ipynb #3dcaf0c8
 @patch(as_prop=True)
@@ -90,7 +90,7 @@ def default_boxes(self:SSDLearner)->DefaultBoxes: # Those of the model
     return boxes_of(get_model(self.model))
 
 @patch
-def _one_set(self:SSDLearner)->bool: # Was there something to do?
+def _one_set(self:SSDLearner)->bool: # Did they differ?
     "Give the loss the default boxes of the model"
     boxes,loss = self.default_boxes.boxes,self.loss_func
     had = getattr(loss,'default',None)
@@ -102,7 +102,7 @@ def _one_set(self:SSDLearner)->bool: # Was there something to do?
 # %% ../../nbs/train/03_learner.ipynb #cc98ba1d
 @patch
 def _take_loaders(self:SSDLearner, new):
-    "Compare new loaders with the model; give the classes their order"
+    "Compare new loaders with the model; reorder its classes to theirs"
     old,loss = self.dls,self.loss_func
     if new is old: return
     check_loaders(new)
@@ -135,7 +135,7 @@ def _callbacks(precision, device, model, size, pretrained, cbs):
 
 # %% ../../nbs/train/03_learner.ipynb #2c2ca796
 def _check_parts(dls, model, loss_func):
-    "Refuse a loss for other columns than the model's, and more objects than default boxes; warn if none can be learned"
+    "Refuse a loss whose columns differ from the model's, and too many objects; warn if none can be learned"
     if getattr(loss_func,'background',model.background)!=model.background:
         raise ValueError("The loss and the model disagree about a background column: 'multibox' has one, 'bce' and "
                          "'focal' have none. Pass the same kind to both.")
@@ -178,7 +178,7 @@ def model_learner(
 
 # %% ../../nbs/train/03_learner.ipynb #321715f0
 def _strides(dls, boxes, strides, k):
-    "Those asked for, those of the named set of default boxes, or those that the training set needs"
+    "Those you passed, those of a published set of default boxes, or those that the training set needs"
     if strides: return sorted(strides)
     if isinstance(boxes,str) and boxes not in boxes_strides: published_boxes(boxes) # raises, with the names there are
     if isinstance(boxes,str): return sorted(boxes_strides[boxes])
@@ -243,7 +243,7 @@ def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cu
 _parts = dict(strides=None, k=4, kind='multibox', neck=True, boosters=0, width=None, drop=0., cut=None) # of your own
 
 def _check_published(arch, asked):
-    "Refuse what a published model has of its own"
+    "Refuse arguments that a published model sets itself"
     fixed = [n for n,v in _parts.items() if asked[n]!=v]
     if not fixed: return
     raise ValueError(f"{', '.join(fixed)}: {arch.__name__} is a published model and has its own. "
@@ -325,7 +325,7 @@ def ssd_learner(
     return learn
 
 # %% ../../nbs/train/03_learner.ipynb #152af300
-few_steps = 200 # with less, a detector has hardly begun: see course/09_pretrained
+few_steps = 200 # with fewer, a detector has hardly begun: see course/09_pretrained
 
 def _steps_text(epochs, per_epoch):
     "How many steps some epochs are, and how many epochs would be enough"
@@ -334,7 +334,7 @@ def _steps_text(epochs, per_epoch):
     return f'{steps} steps, which is few: {math.ceil(few_steps/per_epoch)} epochs would make {few_steps}'
 
 def _tell_plan(learn, epochs, freeze_epochs, lr, lr_mult):
-    "One line on what `fine_tune` is going to do"
+    "Print the plan of `fine_tune` in one line"
     body = f'Body {"pretrained" if learn.pretrained else "from scratch"}:'
     frozen = f'{freeze_epochs} epoch(s) with the body frozen at {lr:.1e}, then ' if freeze_epochs else ''
     if freeze_epochs: lr /= 2
@@ -391,7 +391,7 @@ def thresholds(self:SSDLearner): # A number, or one for each class by name
 def set_thresholds(self:SSDLearner,
     thresholds=None, # A number, or one for each class by name, as `mis.thresholds()` gives. None: back to .3
 ):
-    "From which scores to show detections, here and wherever this detector is taken"
+    "Set the scores from which detections are shown, here and in every exported file"
     if thresholds is not None: lowest(thresholds, self.dls.vocab)
     get_model(self.model).thresholds = thresholds
 
@@ -481,7 +481,7 @@ def _know(self:SSDLearner, vocab):
 
 @patch
 def _fastai_dl(self:SSDLearner, dl):
-    "A loader of fastai's, with or without boxes, as this learner sees its photos"
+    "A loader of fastai's, with or without boxes, remade for this learner"
     if has_boxes(dl):
         ann = fastai_annotations(dl)
         self._know(ann.vocab)
@@ -571,7 +571,7 @@ def get_preds(self:SSDLearner,
     dl=None, # Another DataLoader
     **kwargs, # As in fastai
 )->tuple: # ((scores, offsets), (boxes, labels)), and what else was asked for
-    "What the model says about each photo of a data set"
+    "The outputs of the model for each photo of a data set"
     if dl is None: self.need_photos(ds_idx)
     else: dl = self._own_dl(dl)
     return Learner.get_preds(self, ds_idx, dl, **kwargs)
@@ -582,8 +582,8 @@ def tta(self:SSDLearner,
     **kwargs, # As in fastai
 ):
     "Test-time augmentation: not for detectors"
-    raise NotImplementedError('tta averages what the model says about several views of a photo, but a default box sees '
-                              'something else in each view. Use learn.predict or learn.get_preds.')
+    raise NotImplementedError('tta averages the outputs for several views of a photo, but a default box sees something '
+                              'else in each view. Use learn.predict or learn.get_preds.')
 
 # %% ../../nbs/train/03_learner.ipynb #4f1b080d
 @patch
@@ -613,7 +613,7 @@ def _silent(file):
             'learner')
 
 def _check_note(learn, note, file):
-    "Compare the note of a file with a learner; how the classes get into order"
+    "Compare the note of a file with a learner; how to reorder the classes"
     same_input(note['size'], note['stats'], learn.dls, f'{file} is')
     if note['background']!=get_model(learn.model).background:
         raise ValueError(f"{file} is for another kind of loss: 'multibox' has a background column, "
@@ -625,14 +625,14 @@ _same_parts = 'Make the learner with the same arch, strides, k and size as the o
 def _note_boxes(note, state):
     "The default boxes of a file"
     n = sum(h*w*len(s) for (h,w),s in zip(note['grids'],note['shapes']))
-    if n!=len(state['boxes']): raise ValueError('its note has another number of default boxes than its weights')
+    if n!=len(state['boxes']): raise ValueError('the number of default boxes in its note and in its weights differ')
     res = DefaultBoxes(note['grids'], note['shapes'], note['steps'])
     res.boxes = state['boxes'].float().cpu().clone()
     return res
 
 @patch
 def _take_weights(self:SSDLearner, state, note, file, strict=True):
-    "Weights from a file with what belongs to them; how the classes get into order"
+    "Load weights and what belongs to them; how to reorder the classes"
     m,order = get_model(self.model),None
     if note is None: warnings.warn(_silent(file), stacklevel=3)
     else: order = _check_note(self, note, file)
@@ -654,7 +654,7 @@ def _take_weights(self:SSDLearner, state, note, file, strict=True):
 
 # %% ../../nbs/train/03_learner.ipynb #3bb8e09d
 def _load_opt(learn, state, file):
-    "Give the optimizer its state back"
+    "Restore the state of the optimizer"
     opt = learn.opt
     try:
         if isinstance(opt,Optimizer):

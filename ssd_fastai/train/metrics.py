@@ -47,13 +47,13 @@ def _crowded(n, limit, fixed):
     "What to say about a photo with more objects than COCO counts"
     if fixed: return (f'A photo has {n} objects, but only its best {limit} detections count: AP cannot reach 1. '
                       f'Pass coco_metrics(max_dets={n}), or more.')
-    return f'A photo has {n} objects: AP counts {n} detections of a photo here, and not 100 as COCO does'
+    return f'A photo has {n} objects: AP counts {n} detections per photo here, not 100 as COCO does'
 
 @patch
 def expect(self:CocoEvaluator,
     n:int, # Objects on the fullest photo
 ):
-    "Make room for a photo with so many objects, or warn once that there is none"
+    "Make room for a photo with this many objects, or warn once that there is none"
     self.most = max(self.most,n)
     if n<=(self.max_dets or 100) or self.told: return
     self.told = True
@@ -168,7 +168,7 @@ def ignored_objects(
     r, # `Record`
     dl, # DataLoader that the photo comes from
 )->Tensor: # (n,) mask
-    "Which objects of a photo are ignored: crowds, difficult ones, as the loader was told"
+    "Which objects of a photo are ignored: crowds, difficult ones, by the settings of the loader"
     fs = (t for tl in getattr(dl.dataset,'tls',[]) for t in tl.tfms.fs)
     flags = next((t.ignore for t in fs if isinstance(t,RecordLabels)), ())
     return torch.tensor([isinstance(l,Ignored) for l in record_labels(r,flags)], dtype=torch.bool)

@@ -21,7 +21,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import to_float, no_random
 
 # %% ../../nbs/train/01_precision.ipynb #35fccf00
-def cpu_has_bf16()->bool: # True if bfloat16 is fast here
+def cpu_has_bf16()->bool: # True if it multiplies bfloat16 in hardware
     "Does this processor multiply bfloat16 in hardware (AMX, or AVX-512 BF16)?"
     return any(getattr(torch.cpu, f, lambda: False)() for f in ('_is_amx_tile_supported','_is_avx512_bf16_supported'))
 
@@ -44,7 +44,7 @@ class CPUBf16(Callback):
 # %% ../../nbs/train/01_precision.ipynb #41e3f6b0
 def time_precisions(
     model:nn.Module, # On the CPU. A copy of it is timed
-    size:tuple, # (height, width) of the picture
+    size:tuple, # (height, width) of the photos
     bs:int=2, # Photos in a batch
     n:int=3, # Steps, of which the fastest counts
 )->dict: # Seconds for a step (forward and backward), by precision
@@ -65,14 +65,14 @@ def time_precisions(
 
 # %% ../../nbs/train/01_precision.ipynb #c4d2c990
 def reproducible()->bool: # True after `set_seed(…, reproducible=True)`
-    "Has somebody asked for the same result every time?"
+    "Were reproducible results asked for?"
     return torch.backends.cudnn.deterministic
 
 def precision_cbs(
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     device:str='cpu', # Type of the device that trains
-    model:nn.Module=None, # For 'auto': what is timed, if the CPU has bf16
-    size:tuple=None, # (height, width) of the picture
+    model:nn.Module=None, # For 'auto': timed if the CPU has bf16
+    size:tuple=None, # (height, width) of the photos
     bf16:bool=None, # Does the CPU have bf16? Default: ask it
 )->list: # Callbacks
     "Callbacks for a precision"
