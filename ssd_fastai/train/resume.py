@@ -136,7 +136,6 @@ def schedule_identity(
         if isinstance(c,ParamScheduler): res.update({k:[f(i/10) for i in range(11)] for k,f in c.scheds.items()})
     return {_words.get(k,k):_digits(v) for k,v in res.items()}
 
-# %% ../../nbs/train/07_resume.ipynb #1f0a7c24
 def _boxes_hash(model):
     boxes = getattr(model, 'boxes', None)
     return _hash([[round(v,4) for v in b] for b in boxes.tolist()]) if isinstance(boxes,Tensor) else None
@@ -185,7 +184,6 @@ def set_records(
     for c,h in zip(_of(learn,ParamScheduler), s['hps']): c.hps = copy.deepcopy(h)
     for c,t in zip(_of(learn,TrackerCallback), s['trackers']): vars(c).update(t)
 
-# %% ../../nbs/train/07_resume.ipynb #1f0a7c27
 def training_state(
     learn, # Between two batches of a training
     done:int, # Batches of this epoch that are done
@@ -329,7 +327,7 @@ def _skip_epoch(self:Resumable):
         self._pause_trackers()
         raise CancelEpochException()
 
-# %% ../../nbs/train/07_resume.ipynb #1f0a7c39
+# %% ../../nbs/train/07_resume.ipynb #1f0a7c41
 @patch
 def _get_rngs(self:Resumable): return [dl.rng.getstate() for dl in self.dls.loaders]
 
@@ -337,7 +335,6 @@ def _get_rngs(self:Resumable): return [dl.rng.getstate() for dl in self.dls.load
 def _set_rngs(self:Resumable, rngs):
     for dl,r in zip(self.dls.loaders,rngs): dl.rng.setstate(r)
 
-# %% ../../nbs/train/07_resume.ipynb #1f0a7c41
 @patch
 def _begin_epoch(self:Resumable):
     self._skip_epoch()
