@@ -1,4 +1,4 @@
-"""A detector of yours, and from tomorrow on it has to know one class more
+"""Your detector has to learn one more class
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/published/classes.html.md"""
 
@@ -91,7 +91,7 @@ def with_classes(self:SSDLearner,
 def save_torchvision(self:SSDLearner,
     file:str|Path, # Where: .pth
 )->Path: # The file
-    "Write the weights of a published detector as torchvision's model of the same name wants them"
+    "Write the weights of a published detector for torchvision's model of the same name"
     m = get_model(self.model)
     arch = getattr(m,'published',None)
     make = getattr(detection, getattr(arch,'name',''), None)

@@ -45,7 +45,6 @@ def read_weights(
         raise ValueError(f'{file} holds no state dict: save one with torch.save(model.state_dict(), file)')
     return dict(state)
 
-# %% ../../nbs/published/00_layers.ipynb #389bc1a7
 def _no_download(weights, file, why, instead):
     return ConnectionError(f'{file.name} {why}. Get {weights.url} on a machine with network '
                            f'and put it into {file.parent}, or pass {instead}.')
@@ -176,7 +175,6 @@ def from_parts(cls:SSDHead,
     self.n_out,self.neck = n_out,None
     return self
 
-# %% ../../nbs/published/00_layers.ipynb #fae5076c
 def _vgg_heads(chs, ks, n): return [xavier_init(nn.Conv2d(c,k*n,3,padding=1)) for c,k in zip(chs,ks,strict=True)]
 
 def vgg_ssd(
@@ -250,7 +248,6 @@ def lite_extra(
     h = nf//2
     return normal_init(nn.Sequential(lite_conv(ni,h), lite_conv(h,h,3,2,groups=h), lite_conv(h,nf)))
 
-# %% ../../nbs/published/00_layers.ipynb #e3276aaa
 def lite_head(
     ni:int, # Channels in
     nf:int, # Channels out: numbers for each cell
@@ -275,7 +272,6 @@ def lite_ssd(
     head = SSDHead.from_parts([nn.Identity(),nn.Identity()], extra, classes, offsets, n_classes+1)
     return SSD(body, boxes, n_classes, size, head=head)
 
-# %% ../../nbs/published/00_layers.ipynb #cf8c4364
 def v2_ssd(
     boxes:DefaultBoxes, # Default boxes on the grids of SSDlite320
     n_classes:int, # Number of object classes, without background
@@ -309,9 +305,8 @@ def tracking_norms(
     "The batch norms of a model whose averages move by a momentum"
     return [m for m in model.modules() if isinstance(m,_BatchNorm) and m.track_running_stats and m.momentum]
 
-# %% ../../nbs/published/00_layers.ipynb #d86f7390
 class PreciseBatchNorm(Callback):
-    """Precise batch norm: after an epoch, young layers average their statistics anew, with the weights as they are
+    """Precise batch norm: after an epoch, young layers recompute their averages, with the weights as they are
 
     Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", §3 (arXiv 2105.07576)"""
     def __init__(self,
@@ -335,7 +330,7 @@ class PreciseBatchNorm(Callback):
         for _,b in zip(range(self.n),self.dls.train): self.learn.model(*b[:self.dls.n_inp])
     @torch.no_grad()
     def after_train(self):
-        "New averages for young layers; momentum and number of batches stay as they were"
+        "New averages for young layers; momentum and batch count stay as they were"
         norms = tracking_norms(self.learn.model)
         young = [m for m in norms if self.is_young(m)]
         if not young: return

@@ -43,7 +43,6 @@ def our_name(
     for pattern,new in rules: name = re.sub(pattern, new, name)
     return name
 
-# %% ../../nbs/published/01_models.ipynb #86a077c5
 def _inside_block(m): return f'body.parts.1.{int(m[1])-1}'
 def _after_block(m): return f'body.parts.1.{int(m[1])+2}'
 
@@ -55,7 +54,7 @@ lite_rules = [*_head_rules,
 
 # %% ../../nbs/published/01_models.ipynb #596b47a0
 class Published:
-    "A published detector. Call it to build the model; it knows the input, the default boxes and the weights"
+    "A published detector. Call it to build the model; it knows its input, default boxes and weights"
     def __init__(self,
         name:str, # Its name in this module
         doc:str, # What it is, and where it was published
@@ -82,7 +81,6 @@ class Published:
     def __repr__(self): return f'{self.name}: {self.__doc__}'
     def __reduce__(self): return self.name # pickled by name, as a function is
 
-# %% ../../nbs/published/01_models.ipynb #54171ae0
 _vgg = dict(mean=[.48235,.45882,.40784], std=[1/255]*3, rules=vgg_rules,
             select=dict(min_score=.01, top_k=400, nms=.45, keep=200))
 _lite = dict(boxes='ssdlite320', size=320, mean=[.5]*3, std=[.5]*3, rules=lite_rules,
@@ -104,7 +102,8 @@ def published_input(
 )->dict: # `size` and `stats` for `BBoxDataLoaders`
     "Size and normalization of a published model, for the loaders"
     if isinstance(arch,Published): return arch.input()
-    raise ValueError(f'{getattr(arch,"__name__",arch)} is no published detector of this library, such as ssd300_vgg16')
+    name = getattr(arch, '__name__', arch)
+    raise ValueError(f'{name} is not a published detector of this library, such as ssd300_vgg16')
 
 # %% ../../nbs/published/01_models.ipynb #51569340
 def _raw_weights(weights, arch):
@@ -184,7 +183,7 @@ def _last_names(head, part):
     return [f'head.{part}.{i}' + ('' if isinstance(c,nn.Conv2d) else f'.{len(c)-1}') for i,c in enumerate(cs)]
 
 def _start_anew(new, name, k, bias):
-    "Class rows as they are before any training: small weights, classes at `bias`, background at 0"
+    "Class rows as before any training: small weights, classes at `bias`, background at 0"
     nn.init.normal_(new[f'{name}.weight'], std=.01)
     b = new[f'{name}.bias'].fill_(prior_bias() if bias is None else bias)
     b.view(k,-1)[:,0] = 0
@@ -217,7 +216,6 @@ def transfer_weights(
     model.load_state_dict({**state,'boxes':mine['boxes']})
     return classes,offsets
 
-# %% ../../nbs/published/01_models.ipynb #1841c820
 def _n_params(ms): return sum(p.numel() for m in ms for p in m.parameters())
 
 def _row(what, source, n, masks):
@@ -278,7 +276,6 @@ def _weight_names(n, names, classes):
                          'so that they can be found among them')
     return [str(i) for i in range(n)] if names is None else list(names)
 
-# %% ../../nbs/published/01_models.ipynb #121fb55a
 def check_state(
     state:dict, # Weights under our names
     model:SSD, # The model that they are for
@@ -331,7 +328,6 @@ def from_scratch(self:Published,
         for c in model.head.classes: nn.init.constant_(last_conv(c).bias.view(-1,n+1)[:,1:].detach(), bias)
     return model
 
-# %% ../../nbs/published/01_models.ipynb #5eeb8db0
 @patch
 def __call__(self:Published,
     classes:list|int=None, # Names of your object classes, or their number; default: those of the weights, or COCO's
@@ -392,7 +388,6 @@ def learner_parts(self:Published,
     frozen = [] if model.kept is None else [FreezeStats()] # a trained detector keeps its statistics
     return dls, model, warm, [PreciseBatchNorm(),*frozen]
 
-# %% ../../nbs/published/01_models.ipynb #cba333d0
 @patch
 def layers(self:Published,
     model:SSD, # A model that was built as this one

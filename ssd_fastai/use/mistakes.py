@@ -1,4 +1,4 @@
-"""What is missed, why, at which score, and how sure we are of any of it
+"""What is missed, why, at which score, and how much each kind of mistake costs
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/use/mistakes.html.md"""
 
@@ -58,7 +58,6 @@ def iou_matrix(
     if crowd is not None: union = np.where(crowd, area[0][:,None], union)
     return inter/np.maximum(union,1e-12)
 
-# %% ../../nbs/use/00_mistakes.ipynb #06f14fd1
 def match_photo(
     p:PhotoResult, # One photo
     iou:float=.5, # IoU from which a detection finds an object
@@ -86,7 +85,7 @@ def false_alarm_kind(
     by:np.ndarray, # (m,) detection that found each object, or −1
     iou:float=.5, # IoU from which a detection finds an object
     background:float=.1, # IoU up to which it found background
-): # (kind, object it went for or −1, IoU with that object)
+): # (kind, nearest object or −1, IoU with that object)
     "Why a detection is a false alarm (TIDE: Bolya et al. 2020, §3.1)"
     real = np.flatnonzero(~p.ignored)
     if not len(real): return 'background',-1,0.
@@ -139,7 +138,6 @@ class Replay:
         b = b*self.to_photo[0]+self.to_photo[1]
         return bool(((box_iou(b,box[None])[:,0]>=iou)&(l==label)&(s>=min_score)).any())
 
-# %% ../../nbs/use/00_mistakes.ipynb #6ca1a949
 @patch
 def _look(self:SSDLearner, records): return self._see([open_photo(r.path) for r in records], self.eval_model())
 
@@ -201,7 +199,6 @@ def detections(self:Mistakes)->pd.DataFrame: # A row for each detection: photo, 
             rows.append((k,p.path.name,i,self.vocab[l],float(s),float(v),kind,int(j)))
     return pd.DataFrame(rows, columns=['photo','file','number','class','score','iou','kind','object'])
 
-# %% ../../nbs/use/00_mistakes.ipynb #54a2914a
 @patch
 def cutoffs(self:Mistakes)->np.ndarray: # (C,) score from which each class is shown
     "The thresholds as one number for each class"
@@ -210,7 +207,7 @@ def cutoffs(self:Mistakes)->np.ndarray: # (C,) score from which each class is sh
 
 @patch
 def table(self:Mistakes)->pd.DataFrame: # A row for each object and each detection above its threshold
-    "Every object and every detection that somebody would see, with photo, class, score, IoU and kind"
+    "Every object and every detection that a user would see, with photo, class, score, IoU and kind"
     det = self.detections()
     cut = dict(zip(self.vocab,self.cutoffs()))
     det = det[det.score>=det['class'].map(cut)].assign(what='detection')
@@ -236,7 +233,6 @@ def _crop(p, box, context=1.5):
 
 def _frame(ax, b, color): ax.add_patch(plt.Rectangle(b[:2],*(b[2:]-b[:2]),fill=False,ec=color,lw=1.4))
 
-# %% ../../nbs/use/00_mistakes.ipynb #bb5bf3d7
 @patch
 def box_of(self:Mistakes,
     row, # A row of `table`
@@ -300,7 +296,6 @@ stage_help = {
     'taken':'The box that fits it was counted for another object: two objects share one box.',
 }
 
-# %% ../../nbs/use/00_mistakes.ipynb #54fb20f6
 def miss_stage(
     r:Replay, # What the detector said about the photo
     box:Tensor, # (4,) the object that was missed, corners in pixels
@@ -326,7 +321,6 @@ def miss_stage(
     if not near.any(): return 'no default box',liked
     return ('badly placed' if (r.probs[near][:,label]>=min_score).any() else 'low score'),liked
 
-# %% ../../nbs/use/00_mistakes.ipynb #929181ae
 @patch
 def stages(self:Mistakes)->pd.DataFrame: # A row for each missed object: file, class, stage, preferred class, remedy, …
     "At which stage of the detector each missed object got lost"
@@ -362,7 +356,6 @@ def curves(self:Mistakes,
         res.append((s[order],t[order].astype(float),k[order],n))
     return res
 
-# %% ../../nbs/use/00_mistakes.ipynb #85b78129
 @patch
 def plot_pr(self:Mistakes,
     ax=None, # Where to draw
@@ -383,20 +376,19 @@ def plot_pr(self:Mistakes,
 
 # %% ../../nbs/use/00_mistakes.ipynb #1b6acd97
 def _best_for_object(d):
-    "Of the detections that a mended class or box would make right, the best one for each object that was not found"
+    "Of the detections that would be right with another class or box, the best one for each object that was not found"
     near = d[d.kind.isin(['class','localization'])&~d.taken].sort_values('score',ascending=False,kind='stable')
     return near[~near.duplicated(['photo','object'])].index
 
 @patch
 def _with_objects(self:Mistakes):
-    "`detections`, with the class of the object each went for and whether another detection has found it"
+    "`detections`, with the class of the object nearest to each, and whether another detection has found it"
     d = self.detections()
     at = [(k,j) for k,j in zip(d.photo,d.object)]
     d['goal'] = [self.vocab[self.photos[k].gt_labels[j]] if j>=0 else '' for k,j in at]
     d['taken'] = [bool(j>=0 and self.matches[k][2][j]>=0) for k,j in at]
     return d
 
-# %% ../../nbs/use/00_mistakes.ipynb #5dea8f77
 @patch
 def _never_tried(self:Mistakes, d):
     "Objects of each class that no detection found, nor would have found with another class or box"
@@ -408,10 +400,9 @@ def _never_tried(self:Mistakes, d):
         names += [self.vocab[l] for l in p.gt_labels[lost]]
     return pd.Series(names,dtype=object).value_counts()
 
-# %% ../../nbs/use/00_mistakes.ipynb #ea445a59
 @patch
 def _ap_if(self:Mistakes, d, kind=None):
-    "AP at this IoU if all mistakes of a kind were mended"
+    "AP at this IoU if all mistakes of a kind were corrected"
     n = pd.Series([self.vocab[l] for p in self.photos for l in p.gt_labels[~p.ignored]],dtype=object).value_counts()
     had = n.index
     d = d[d.kind!='ignored'].assign(right=lambda o:o.kind=='correct', by=lambda o:o['class'])
@@ -426,10 +417,9 @@ def _ap_if(self:Mistakes, d, kind=None):
     aps = [average_precision(d.right[d.by==v].to_numpy(float),n[v]) for v in had]
     return float(np.nan_to_num(aps).mean()) if len(had) else float('nan')
 
-# %% ../../nbs/use/00_mistakes.ipynb #bcf2c594
 @patch
-def kinds(self:Mistakes)->pd.DataFrame: # A row for each kind: how many, and the AP that mending them would give
-    "How many mistakes of each kind there are at all scores, and what each costs in AP at this IoU (TIDE, §3.2)"
+def kinds(self:Mistakes)->pd.DataFrame: # A row for each kind: how many, and the AP that correcting them would bring
+    "How many mistakes of each kind there are at any score, and what each kind costs in AP at this IoU (TIDE, §3.2)"
     d = self._with_objects()
     base = self._ap_if(d)
     count = {**{k:int((d.kind==k).sum()) for k in kind_names}, 'missed':int(self._never_tried(d).sum())}
