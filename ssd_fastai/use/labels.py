@@ -26,11 +26,11 @@ from .mistakes import _crop, _frame, find_mistakes, iou_matrix, match_photo
 def again(self:SSDLearner,
     train:Annotations, # For training
     valid:Annotations, # For validation
-    epochs:int=None, # Train it for so many epochs, quietly. Default: not at all
+    epochs:int=None, # Epochs to train it for, quietly. Default: no training
     seed:int=42, # The same seed gives the same learner
     **kwargs, # Passed to `fine_tune`
-)->SSDLearner: # A new one
-    "A learner made as this one was, for other photos"
+)->SSDLearner: # The new learner
+    "A new learner with the same recipe, for other photos"
     if not hasattr(self,'recipe'):
         raise ValueError('Only a learner that ssd_learner made in this session can be made again')
     set_seed(seed, reproducible=True)
@@ -44,13 +44,13 @@ def again(self:SSDLearner,
 # %% ../../nbs/use/02_labels.ipynb #3c82dcca
 @patch
 def learning_curve(self:SSDLearner,
-    epochs:int=10, # Times through all photos; smaller sets get as many steps
+    epochs:int=10, # Epochs on all photos; smaller sets get the same number of steps
     fractions:tuple=(.25,.5,1.), # Of the training set
-    seeds:int=3, # Trainings for each fraction, each with other photos
-    plot:bool=True, # Draw it?
+    seeds:int=3, # Trainings for each fraction, each with different photos
+    plot:bool=True, # Draw the curve?
     **kwargs, # Passed to `fine_tune`
 )->pd.DataFrame: # A row for each training: photos, seed, AP, AP50
-    "AP against the number of training photos, with its spread"
+    "AP for different numbers of training photos, with its spread"
     train,valid = (Annotations(list(rs),self.dls.vocab) for rs in self.dls.records)
     rows = []
     for f in fractions:
@@ -70,7 +70,7 @@ def plot_learning_curve(
     stat:str='AP50', # Which column
     ax=None, # Where to draw
 ): # The axes
-    "Each training as a dot, the medians as a line"
+    "Plot each training as a dot and the medians as a line"
     ax = ax or plt.subplots(figsize=(5,3))[1]
     mid = df.groupby('photos')[stat].median()
     ax.plot(mid.index, mid, 'o-', mfc='w')
@@ -82,14 +82,14 @@ def plot_learning_curve(
 
 # %% ../../nbs/use/02_labels.ipynb #b88d82d7
 def _folds(ann, folds, seed):
-    "Positions of the photos in so many parts; near-duplicates stay together"
+    "Divide the photos into parts (lists of positions); near-duplicates stay together"
     groups = photo_groups([r.path for r in ann])
     parts = [[] for _ in range(folds)]
     for i in np.random.default_rng(seed).permutation(len(groups)): min(parts, key=len).extend(groups[i])
     return parts
 
 def _belief(p):
-    "For each object of a photo the highest score of a detection of its class that fits it"
+    "For each object of a photo, the highest score of a detection of its class that fits it"
     ious = iou_matrix(p.boxes, p.gt_boxes)
     fits = (ious>=.5)&(p.labels[:,None]==p.gt_labels[None])
     return np.where(fits, p.scores[:,None], 0.).max(0, initial=0.)
@@ -97,9 +97,9 @@ def _belief(p):
 def _log_size(boxes): return np.log(np.maximum(boxes[:,2:]-boxes[:,:2],1.))
 
 class Trust:
-    "How much a detector is worth: how surely it finds objects of a class and a size, and how often it is right at a score"
+    "How reliable a detector is: how surely it finds objects of a class and size, and how often it is right at a score"
     def __init__(self,
-        photos:list, # `PhotoResult`s of photos that it has not seen
+        photos:list, # `PhotoResult`s of photos that it was not trained on
         n_classes:int, # Object classes
     ):
         labels,beliefs = (np.concatenate([f(p)[~p.ignored] for p in photos]) for f in (lambda p: p.gt_labels,_belief))
@@ -114,9 +114,9 @@ class Trust:
     def finds(self,
         c:int, # Position of a class
         box:np.ndarray, # (4,) corners in pixels
-        k:int=30, # Objects asked
+        k:int=30, # How many similar objects to average over
     )->float: # 0 to 1
-        "How surely objects of this class that are about as wide and as high are found"
+        "How surely objects of this class and of about this width and height are found"
         sizes,beliefs = self.known[c]
         if not len(beliefs): return 0.
         near = np.abs(sizes-_log_size(box[None])).sum(1).argsort(kind='stable')[:k]
@@ -125,14 +125,14 @@ class Trust:
         c:int, # Position of a class
         score:float, # 0 to 1
     )->float: # 0 to 1
-        "Of the detections of a class with this score or more, the fraction that is right"
+        "The fraction of correct detections among those of a class with this score or more"
         s,hits = self.ranked[c]
         k = int((s>=score).sum())
         return float(hits[k-1]/k) if k else 0.
 
 # %% ../../nbs/use/02_labels.ipynb #d37255de
 def _other_view(p, ious, j, belief):
-    "(suspicion, kind, detection) of what a detector sees instead of an object's label"
+    "(suspicion, kind, detection) of what the detector sees in place of a label"
     near,touch,l = ious[:,j]>=.5,ious[:,j]>=.1,p.gt_labels[j]
     elsewhere = touch&~near&(ious.max(1,initial=0.)<.5) # it fits no other label
     res = []
@@ -143,7 +143,7 @@ def _other_view(p, ious, j, belief):
     return max(res, default=(0.,'',-1))
 
 def _suspects_on(p, vocab, trust):
-    "(kind, class, what the detector says, suspicion, box) of what is odd on one `PhotoResult`"
+    "(kind, class, what the detector says, suspicion, box) for each suspect on one photo"
     ious,beliefs,rows = iou_matrix(p.boxes, p.gt_boxes),_belief(p),[]
     used = (ious>=.5).any(1)
     for j in np.flatnonzero(~p.ignored):
@@ -161,13 +161,13 @@ def _suspects_on(p, vocab, trust):
 
 # %% ../../nbs/use/02_labels.ipynb #180a0ae1
 def _usual_learner(ann, size):
-    "What somebody would start with"
+    "A learner with the usual defaults"
     lite = 'tf_efficientnet_lite0'
     dls = BBoxDataLoaders.from_annotations(ann, ann, size=size)
     return ssd_learner(dls, lite, pretrained=True) if wheel_file(lite) else ssd_learner(dls, resnet18, pretrained=False)
 
 def _unseen(ann, folds, learn, epochs, seed):
-    "A `PhotoResult` for each photo, by a detector that has not seen it"
+    "A `PhotoResult` for each photo, from a detector that was not trained on it"
     res = [None]*len(ann)
     for k,part in enumerate(_folds(ann, folds, seed)):
         here,rest = sorted(part),sorted(set(range(len(ann)))-set(part))
@@ -178,13 +178,13 @@ def _unseen(ann, folds, learn, epochs, seed):
 
 def label_suspects(
     ann:Annotations, # The data set
-    folds:int=5, # Parts; each is judged by a detector that was trained on the others
-    learn:SSDLearner=None, # Trained as this one was made. Default: with the body that `ssd_train` would take
-    epochs:int=10, # For each of the trainings
-    size:int|tuple=(192,256), # What the detectors see, without `learn`
+    folds:int=5, # Parts; each is judged by a detector trained on the others
+    learn:SSDLearner=None, # Its recipe is used for each training. Default: the body that `ssd_train` uses
+    epochs:int=10, # For each training
+    size:int|tuple=(192,256), # Input size of the detectors if there is no `learn`
     seed:int=42, # The same seed gives the same table
 )->pd.DataFrame: # Highest suspicion first: file, kind, class, says, suspicion, x0, y0, x1, y1 (pixels), photo
-    "Labels that no detector believes that has not seen them, and objects that it is sure of and that have no label"
+    "Rank labels that a detector trained without them does not believe, and objects that it sees and nobody labeled"
     if not 2<=folds<=len(ann):
         raise ValueError(f'folds={folds}: at least 2, and no more than there are photos ({len(ann)})')
     if learn is None:
@@ -203,11 +203,11 @@ def label_suspects(
 def show_suspects(
     suspects:pd.DataFrame, # From `label_suspects`
     ann:Annotations, # The data set
-    n:int=8, # How many
+    n:int=8, # How many to show
     cols:int=4, # Pictures in a row
-    size:float=2.2, # Inches of a picture
+    size:float=2.2, # Inches for each picture
 ):
-    "A gallery of suspects: labels in green, the doubt in red"
+    "Show a gallery of suspects: labels in green, the suspect in red"
     t = suspects.head(n)
     axs = plt.subplots(-(-len(t)//cols),cols,figsize=(cols*size,-(-len(t)//cols)*size),squeeze=False)[1].flatten()
     for ax in axs: ax.axis('off')
@@ -226,8 +226,8 @@ def show_suspects(
 def suspect_annotations(
     suspects:pd.DataFrame, # From `label_suspects`, or its first rows
     ann:Annotations, # The data set
-)->Annotations: # The photos with suspects, each suspect with the label 'kind: class'
-    "Suspects as a data set, for a labeling tool"
+)->Annotations: # The photos with suspects, each labeled 'kind: class'
+    "Turn suspects into a data set for a labeling tool"
     records = []
     for i,t in suspects.groupby('photo', sort=False):
         boxes = t[['x0','y0','x1','y1']].to_numpy(np.float32)
@@ -237,9 +237,9 @@ def suspect_annotations(
 @patch
 def hard_negatives(self:SSDLearner,
     photos, # Photos without objects: paths, or `Annotations`
-    min_score:float=None, # What counts as a false alarm: as for `predict`
-)->Annotations: # Those on which something was found, as photos without objects: add them to the training set
-    "Photos without objects on which the detector sees some"
+    min_score:float=None, # Scores from which a detection counts as a false alarm: as for `predict`
+)->Annotations: # Those with false alarms; add them to the training set
+    "Find photos without objects on which the detector sees some anyway"
     paths = [getattr(p,'path',p) for p in photos]
     dets = [self.predict(p, min_score=min_score) for p in paths]
     return Annotations([Record(p, d.photo.size, [], []) for p,d in zip(paths,dets) if len(d)], self.dls.vocab)

@@ -21,10 +21,10 @@ import ssd_fastai.use.confidence
 @patch
 def plot_scores(self:Mistakes,
     bins:int=20, # Bars from 0 to 1
-    least:float=.05, # Lowest score that is shown: below it nearly everything is a false alarm
-    size:float=2.6, # Inches of a picture
+    least:float=.05, # Lowest score shown: below it nearly everything is a false alarm
+    size:float=2.6, # Inches for each picture
 ): # The figure
-    "For each class the scores of its right detections and of its false alarms, with its threshold"
+    "Plot the scores of right detections and of false alarms for each class, with its threshold"
     d,cut,C = self.detections(),self.cutoffs(),len(self.vocab)
     fig,axs = plt.subplots(1, C, figsize=(size*C,size*.8), squeeze=False)
     for c,(ax,v) in enumerate(zip(axs[0],self.vocab)):
@@ -41,7 +41,7 @@ def plot_scores(self:Mistakes,
 
 # %% ../../nbs/use/03_report.ipynb #1bbbbd16
 def _counted(mis):
-    "A row for each class above its threshold: objects, found, false alarms"
+    "Objects, found objects and false alarms of each class, above its threshold"
     t = mis.table()
     det = (t.what=='detection')&~t.kind.isin(['correct','ignored'])
     rows = {v:dict(objects=0, found=0, alarms=0) for v in mis.vocab}
@@ -52,20 +52,19 @@ def _counted(mis):
 
 def class_sentence(
     name:str, # A class
-    objects:int, # How many there are
+    objects:int, # How many objects there are
     found:int, # How many were found
-    alarms:int, # How many detections of this class were wrong
+    alarms:int, # How many of its detections were wrong
 )->str:
-    "What somebody wants to know about a class"
-    if not objects: return f'{name}: there are none on these photos, and {alarms} were reported.'
+    "Recall and precision of a class in plain words"
+    if not objects: return f'{name}: there are none on these photos, but {alarms} were reported.'
     right = f'{100*found/(found+alarms):.0f} %' if found+alarms else 'none'
     of = f'{name}: {found} of {objects} were found ({100*found/objects:.0f} %).'
-    return f'{of} Of what was reported, {right} was right.'
+    return f'{of} Of the detections, {right} were right.'
 
-_plain = {'class':'took it for another class', 'localization':'found it, but placed the box badly',
-          'both':'got class and box wrong', 'duplicate':'reported it twice',
-          'background':'saw something where nothing is',
-          'missed':'missed it'}
+_plain = {'class':'gave an object the wrong class', 'localization':'found an object but placed the box badly',
+          'both':'got both class and box wrong', 'duplicate':'reported an object twice',
+          'background':'reported an object where there is none', 'missed':'missed an object'}
 
 def _advice(mis, interval):
     "What to do next, most useful first"
@@ -73,15 +72,16 @@ def _advice(mis, interval):
     worst = kinds['AP gained'].idxmax()
     if kinds['AP gained'][worst]>.005:
         shown = int((mis.table().kind==worst).sum())
-        res.append(f'Most is lost because the detector {_plain[worst]} ({shown} times above the thresholds). '
-                   f'Without that, AP50 would rise by {100*kinds["AP gained"][worst]:.0f} points.')
+        res.append(f'The most costly mistake: the detector {_plain[worst]} ({shown} times above the thresholds). '
+                   f'Without it, AP50 would rise by {100*kinds["AP gained"][worst]:.0f} points.')
     stages = mis.stages().stage.value_counts() if mis.replay else {}
     if len(stages):
-        res.append(f'Of {int(stages.sum())} missed objects, {int(stages.iloc[0])}: {stage_help[stages.index[0]]}')
+        cause,k = stages.index[0],int(stages.iloc[0])
+        res.append(f'{k} of {int(stages.sum())} missed objects share a cause. {stage_help[cause]}')
     width = interval.high['AP50']-interval.low['AP50']
     if width>.05:
-        res.append(f'The measurement itself is uncertain by {100*width:.0f} points, because it rests on '
-                   f'{len(mis)} photos. More validation photos would make it sharper.')
+        res.append(f'The measurement itself is uncertain by {100*width:.0f} points because it rests on '
+                   f'{len(mis)} photos. More validation photos would narrow that range.')
     return res or ['Nothing stands out. Look at the worst photos below.']
 
 # %% ../../nbs/use/03_report.ipynb #b7b7106b
@@ -97,7 +97,7 @@ small { color: #666 }
 .scroll { overflow-x: auto }"""
 
 def _picture(draw, alt):
-    "What `draw` draws as an <img> with its data in it; nothing if it drew nothing"
+    "Run `draw` and return its picture as an <img> with the data inside, or an empty string if there is none"
     plt.close('all')
     draw()
     if not plt.get_fignums(): return ''
@@ -113,40 +113,42 @@ def _table(df):
 def _list(rows): return '<ul>'+''.join(f'<li>{html.escape(r)}</li>' for r in rows)+'</ul>'
 
 def _gallery(mis, kind, n):
-    "A heading and some examples of a kind of mistake, if there are any"
+    "A heading and examples for a kind of mistake, if there are any"
     k = int((mis.table().kind==kind).sum())
     if not k: return ''
-    how = ', the largest of them' if kind=='missed' else ', the surest of them'
-    return f'<h3>It {_plain[kind]}: {k} times{how}</h3>'+_picture(lambda: mis.show(kind,n), f'Examples: {kind}')
+    how = 'the largest' if kind=='missed' else 'those with the highest scores'
+    head = f'<h3>It {_plain[kind]}: {k} times, {how} are shown</h3>'
+    return head+_picture(lambda: mis.show(kind,n), f'Examples: {kind}')
 
 # %% ../../nbs/use/03_report.ipynb #99ab2396
 def _range(row): return f'{100*row.low:.0f} to {100*row.high:.0f} %'
 
 def _opening(mis, i):
-    "What was asked, and how good it is"
+    "What was measured, and the result"
     names = html.escape(', '.join(map(str,mis.vocab)))
     asked = (f'<p>The detector was shown {len(mis)} photos that it was not trained on, with {int(i.objects["AP50"])} '
-             f'objects of {len(mis.vocab)} classes ({names}). An object counts as found if the box overlaps it by an IoU '
-             f'of {mis.iou:g} or more.</p>')
+             f'objects of {len(mis.vocab)} classes ({names}). An object counts as found if the box overlaps it '
+             f'with an IoU of {mis.iou:g} or more.</p>')
     a,b = i.loc['AP50'],i.loc['AP']
     good = (f'<p><span class="n">{100*a.value:.0f} %</span> average precision (AP50). With other photos of the same kind, '
-            f'expect {_range(a)} (95 % interval). With the stricter demands of COCO (AP): {100*b.value:.0f} %, '
+            f'expect {_range(a)} (95 % interval). By the stricter measure of COCO (AP): {100*b.value:.0f} %, '
             f'{_range(b)}.</p>')
     return asked+good
 
 def _classes(mis, i):
-    "Class by class, in words and in numbers"
+    "Each class in words and in numbers"
     per = i.loc[list(mis.vocab),['value','low','high']]*100
     per = per.rename(columns=dict(value='AP50 in %', low='from', high='to'))
     per.insert(0, 'objects', i.objects[list(mis.vocab)].astype(int))
     cut = html.escape(', '.join(f'{v} {c:.2f}' for v,c in zip(mis.vocab,mis.cutoffs())))
     words = _list(class_sentence(v,**row) for v,row in _counted(mis).items())
-    return f'{words}<p><small>Detections are shown from these scores up: {cut}.</small></p>{_table(per)}'
+    return f'{words}<p><small>Detections count from these scores up: {cut}.</small></p>{_table(per)}'
 
 def _thresholds(mis):
-    "Scores and curves"
-    return ('<p>A higher threshold means fewer false alarms and more misses. The dashed line is where it is now; the dots '
-            'on the curves say the same.</p>' + _picture(mis.plot_scores, 'Scores of right detections and of false alarms')
+    "Histograms of scores, and curves of precision and recall"
+    return ('<p>A higher threshold means fewer false alarms and more misses. The dashed line marks the current '
+            'threshold, as do the dots on the curves.</p>'
+            + _picture(mis.plot_scores, 'Scores of right detections and of false alarms')
             + _picture(mis.plot_pr, 'Precision against recall'))
 
 # %% ../../nbs/use/03_report.ipynb #09c8d7c4
@@ -156,13 +158,14 @@ def report(self:Mistakes,
     title:str='How good is this detector?', # Heading
     n:int=8, # Examples of each kind of mistake
 )->Path: # The file
-    "A page with pictures for somebody who will not open a notebook: one file, nothing else is needed"
+    "Write a page with pictures, in plain words, as a single file"
     i,title,file = self.interval(),html.escape(title),Path(file)
     sections = {'Class by class':_classes(self,i), 'What to do next':_list(_advice(self,i)),
                 'Which threshold?':_thresholds(self),
                 'Typical mistakes':'<p>Green: what is there. Red: the mistake.</p>'
                                    +''.join(_gallery(self,k,n) for k in ('missed',*kind_names)),
-                'What is taken for what':'<p>Rows: what is there. Columns: what was said.</p>'+_table(self.confusion()),
+                'Which classes are confused?':'<p>Rows: what is there. Columns: what was reported.</p>'
+                                              +_table(self.confusion()),
                 'Size matters':_picture(self.plot_sizes, 'Recall against the size of the objects'),
                 'The photos with the most mistakes':_table(self.worst(10))}
     body = ''.join(f'<h2>{k}</h2>\n{v}\n' for k,v in sections.items())

@@ -1,4 +1,4 @@
-"""One notebook, three lives: a minute in a test, minutes on a laptop, an evening on a GPU
+"""One notebook, three profiles: a minute in a test, minutes on a laptop, an evening on a GPU
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/use/settings.html.md"""
 
@@ -47,8 +47,8 @@ ablation = {'photos':300, 'epochs':30, 'seeds':3, 'size':(192,256)}
 def _nearest(name): return next((p/name for p in [Path.cwd(),*Path.cwd().parents] if (p/name).exists()), None)
 
 def course_settings(
-    profile:str=None, # 'quick', 'laptop', 'full', or a section of your file; default: SSD_FASTAI_PROFILE, or 'laptop'
-    file:str|Path=None, # Settings file. Default: `settings.ini` here or in a folder above
+    profile:str=None, # 'quick', 'laptop', 'full', or a section of your file. Default: SSD_FASTAI_PROFILE, or 'laptop'
+    file:str|Path=None, # Settings file. Default: `settings.ini` in this folder or one above
 )->SimpleNamespace: # The settings as attributes, and `profile`
     "Settings of the course notebooks for a profile"
     profile = profile or os.environ.get('SSD_FASTAI_PROFILE') or 'laptop'

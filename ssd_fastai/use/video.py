@@ -23,20 +23,20 @@ from .files import batch_look, draw_found, found_rows, found_table
 
 # %% ../../nbs/use/07_video.ipynb #1d61af7d
 def _av():
-    "PyAV, or how to get it"
+    "Import PyAV, or say how to install it"
     if not importlib.util.find_spec('av'): raise ImportError("Video needs one more package: pip install 'ssd_fastai[video]'")
     import av
     return av
 
 def _opened(src):
-    "A video file as PyAV knows it, or a line that says why not"
+    "Open a video file with PyAV, or say why that fails"
     av = _av()
     if not Path(src).is_file(): raise FileNotFoundError(f'There is no video {src}.')
     try: film = av.open(str(src))
-    except av.FFmpegError as e: raise ValueError(f'{src} is damaged, or no video ({e.strerror}).') from None
+    except av.FFmpegError as e: raise ValueError(f'{src} is damaged, or not a video ({e.strerror}).') from None
     if film.streams.video: return film
     film.close()
-    raise ValueError(f'{src} has no pictures in it.')
+    raise ValueError(f'{src} contains no pictures.')
 
 def _upright(frame):
     "A frame as a photo (PIL), turned as a player would"
@@ -45,7 +45,7 @@ def _upright(frame):
 
 def video_frames(
     src, # A video file, or an iterable of frames: PIL images or arrays (h, w, 3) of uint8
-    fps:float=25., # Frames in a second, if `src` is an iterable
+    fps:float=25., # Frames per second, if `src` is an iterable
 ): # (seconds, PIL image) of each frame
     "The frames of a video, in order, with their times"
     if not isinstance(src,(str,Path)):
@@ -65,10 +65,10 @@ def paint_film(
     file:str|Path, # Where: .mp4, .mkv, .mov …
     n:int=24, # Frames
     size:tuple=(160,120), # (width, height)
-    fps:int=12, # Frames in a second
+    fps:int=12, # Frames per second
     sound:bool=True, # With a beep?
 )->np.ndarray: # (n, 4) corners of the square on each frame, in pixels
-    "A film of a red square that walks to the right"
+    "Write a film of a red square that moves to the right"
     av,boxes = _av(),[]
     with av.open(str(file),'w') as film:
         v = film.add_stream('mpeg4', rate=fps)
@@ -90,22 +90,22 @@ def paint_film(
     return np.array(boxes)
 
 # %% ../../nbs/use/07_video.ipynb #f370d828
-films = '.mp4','.mov','.mkv','.avi','.webm','.m4v' # that are written
+films = '.mp4','.mov','.mkv','.avi','.webm','.m4v' # the kinds that can be written
 
 def _even(a):
-    "Pixels with one more row or column where their number is odd"
+    "Add a row or column of pixels where their number is odd"
     return np.pad(a, ((0,a.shape[0]%2),(0,a.shape[1]%2),(0,0)), 'edge')
 
 class FilmWriter:
-    "Writes frames with their times; the sound of another file is copied"
+    "Write frames with their times, and copy the sound of another file"
     def __init__(self,
         file:str|Path, # Where: .mp4, .mkv, .mov, .webm …
-        sound_of:str|Path=None, # A video file whose sound is kept
-        fps:float=25., # About how many frames there are in a second
+        sound_of:str|Path=None, # A video file whose sound is copied
+        fps:float=25., # Approximate number of frames per second
     ):
         self.av,self.fps = _av(),Fraction(fps).limit_denominator(1001)
         kind = Path(file).suffix.lower()
-        if kind not in films: raise ValueError(f'{file}: this kind of video is not written here: use {", ".join(films)} or .gif')
+        if kind not in films: raise ValueError(f'{file}: this kind of video cannot be written: use {", ".join(films)} or .gif')
         self.film,self.v,self.last = self.av.open(str(file),'w'),None,-1
         h264 = 'libx264' if 'libx264' in self.av.codecs_available else 'mpeg4'
         self.codec = 'libvpx-vp9' if kind=='.webm' else h264
@@ -113,7 +113,7 @@ class FilmWriter:
         audio = self.src.streams.audio if self.src else []
         try: self.copies = {s.index:self.film.add_stream_from_template(s) for s in audio}
         except ValueError as e:
-            raise ValueError(f'{file} cannot hold the sound of {sound_of} ({e}): use its ending, or sound=False') from None
+            raise ValueError(f'{file} cannot hold the sound of {sound_of} ({e}): use its extension, or sound=False') from None
         self.packets = self.src.demux(audio) if self.copies else iter(())
         self.waiting = next(self.packets,None)
     def _start(self, size):
@@ -129,10 +129,10 @@ class FilmWriter:
                 self.film.mux(p)
             self.waiting = next(self.packets,None)
     def write(self,
-        photo:Image.Image, # RGB. All of one size
+        photo:Image.Image, # RGB, all of the same size
         seconds:float, # When it is shown
     ):
-        "One more frame"
+        "Write a frame"
         if self.v is None: self._start(photo.size)
         frame = self.av.VideoFrame.from_ndarray(_even(np.asarray(photo)), format='rgb24')
         self.last = frame.pts = max(round(seconds*90_000), self.last+1)
@@ -140,7 +140,7 @@ class FilmWriter:
         self.film.mux(self.v.encode(frame))
         self._sound_until(seconds)
     def close(self):
-        "Write what is left"
+        "Write what is left, and close the file"
         if self.v is not None:
             self.film.mux(self.v.encode(None))
             self._sound_until(float('inf'))
@@ -150,7 +150,7 @@ class FilmWriter:
     def __exit__(self, *args): self.close()
 
 class GifWriter:
-    "Writes frames with their times as a GIF that repeats"
+    "Write frames with their times as a GIF that repeats"
     def __init__(self,
         file:str|Path, # Where
     ): self.file,self.frames,self.times = file,[],[]
@@ -158,7 +158,7 @@ class GifWriter:
         photo:Image.Image, # RGB
         seconds:float, # When it is shown
     ):
-        "One more frame"
+        "Keep a frame for `close`"
         self.frames.append(photo.quantize(64))
         self.times.append(seconds)
     def close(self):
@@ -175,23 +175,23 @@ class GifWriter:
 def _film_writer(stack, src, dst, fps, sound):
     if dst is None: return None
     is_file = isinstance(src,(str,Path))
-    if is_file and Path(dst).resolve()==Path(src).resolve(): raise ValueError(f'{dst} is the film itself: choose another name')
+    if is_file and Path(dst).resolve()==Path(src).resolve(): raise ValueError(f'{dst} is the original film: choose another name')
     Path(dst).parent.mkdir(parents=True, exist_ok=True)
     if Path(dst).suffix.lower()=='.gif': return stack.enter_context(GifWriter(dst))
     return stack.enter_context(FilmWriter(dst, src if is_file and sound else None, fps))
 
 def video_length(
     src, # A video file, or an iterable of frames
-    fps:float=25., # Frames in a second, if `src` is an iterable
-): # (about how many frames, or None; frames in a second)
-    "How long a video says it is"
+    fps:float=25., # Frames per second, if `src` is an iterable
+): # (approximate number of frames, or None; frames per second)
+    "Length and frame rate that a video reports"
     if not isinstance(src,(str,Path)): return getattr(src,'__len__',lambda: None)(),fps
     with _opened(src) as film:
         s = film.streams.video[0]
         return s.frames or None,float(s.average_rate or fps)
 
 def _seen_frames(look, frames, every, bs, **kwargs):
-    "(number, seconds, photo, detections or those before, are they new?) of each frame"
+    "(number, seconds, photo, latest detections, are they new?) for each frame"
     frames,det,i = iter(frames),None,0
     while some := list(islice(frames,bs*every)):
         new = [k for k in range(len(some)) if (i+k)%every==0]
@@ -202,7 +202,7 @@ def _seen_frames(look, frames, every, bs, **kwargs):
         i += len(some)
 
 def _with_bar(items, n, display):
-    "Items with a progress bar; a film may have more frames than it says"
+    "Items with a progress bar; a film may have more frames than it reports"
     ticks = iter(() if n is None else progress_bar(range(n), display=display, leave=False))
     for o in items:
         next(ticks,None)
@@ -211,14 +211,14 @@ def _with_bar(items, n, display):
 def detect_video(
     detector, # A learner, or an `OnnxDetector`
     src, # A video file, a GIF, or an iterable of frames: PIL images or arrays (h, w, 3) of uint8
-    dst:str|Path=None, # The film with boxes: .mp4, .mkv, .mov, .webm or .gif. None: only the table
+    dst:str|Path=None, # Film with boxes to write: .mp4, .mkv, .mov, .webm or .gif. None: only the table
     every:int=1, # Look at every n-th frame
     csv:str|Path=None, # Also write the table here
-    min_score=None, # Drop what scores less: a number, or one for each class by name. Default: the detector's thresholds
+    min_score=None, # Drop lower scores: a number, or one for each class by name. Default: the detector's thresholds
     sound:bool=True, # Keep the sound?
-    fps:float=25., # Frames in a second, if `src` is an iterable
+    fps:float=25., # Frames per second, if `src` is an iterable
     bs:int=8, # Frames at a time
-    progress:bool=True, # A progress bar, if the number of frames is known?
+    progress:bool=True, # Show a progress bar if the number of frames is known?
     **kwargs, # As for `predict`: nms, tiles, top_k, keep
 )->pd.DataFrame: # frame, seconds, class, score, x0, y0, x1, y1 (pixels), width, height
     "Detect on a video: a row for each detection, and one for each frame that was looked at and has none"
@@ -231,7 +231,7 @@ def detect_video(
             for i,t,im,det,new in _with_bar(seen, n, progress):
                 if new: rows += [(i,t,*row[1:-1]) for row in found_rows(i, im, det)]
                 if writer: writer.write(draw_found(im,det), t)
-    except KeyboardInterrupt: print('Stopped: what was seen until here is kept')
+    except KeyboardInterrupt: print('Stopped: the results up to this point are kept')
     finally:
         cols = [o for o in found_table([]).columns if o not in ('file','error')]
         res = pd.DataFrame(rows, columns=['frame','seconds',*cols])
@@ -243,7 +243,7 @@ def detect_video(
 @delegates(detect_video)
 def predict_video(self:SSDLearner,
     src, # A video file, a GIF, or an iterable of frames
-    dst:str|Path=None, # The film with boxes. None: only the table
+    dst:str|Path=None, # Film with boxes to write. None: only the table
     every:int=1, # Look at every n-th frame
     **kwargs, # As for `detect_video`
 )->pd.DataFrame: # A row for each detection
