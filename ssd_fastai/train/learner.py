@@ -501,8 +501,8 @@ def _own_dl(self:SSDLearner, dl):
     if vocab is None and len(getattr(base.dataset,'tls',[]))>2: check_loaders(base)
     self._know(vocab or [])
     if not bad: return dl
-    warnings.warn(f"The loader has another {' and another '.join(bad)} than this learner: its photos are loaded anew, "
-                  'as the learner sees them. There is nothing to do; loaders from learn.dls.test_dl fit as they are.')
+    warnings.warn(f"This loader differs from the learner in {' and '.join(bad)}: its photos are loaded again, "
+                  'as the learner needs them. There is nothing to do; loaders from learn.dls.test_dl fit as they are.')
     return self.dls.test_dl(list(base.dataset.items), with_labels=vocab is not None, bs=base.bs)
 
 @patch
