@@ -87,6 +87,12 @@ def test_twice_as_large_exactly(learn):
     two = learn.model.detections(learn.model(x), [(2*w,2*h)], learn.dls.vocab, min_score=.3)[0]
     assert torch.allclose(two.boxes, one.boxes*2, atol=1e-3)
 
+def test_a_batch_of_anything(learn):
+    paths = [r.path for r in learn.dls.records[1][:3]]
+    a,b = learn.predict_batch(paths),learn.predict_batch([paths[0], open_photo(paths[1]), np.array(open_photo(paths[2]))])
+    for p,x,y in zip(paths,a,b):
+        assert torch.allclose(x.boxes,y.boxes) and torch.allclose(x.boxes, learn.predict(p).boxes, atol=1e-2)
+
 def test_no_nms_is_a_superset(learn):
     p = learn.dls.records[1][0].path
     raw,det = learn.predict(p,nms=None),learn.predict(p)

@@ -125,7 +125,30 @@ def test_notebook_is_presentable(nb):
     assert not [c['id'] for c in code if '\\r' in json.dumps(c['outputs'])], 'a progress bar: run it in Jupyter'
     assert not [c['id'] for c in code if f'{Path.home()}/' in json.dumps(c['outputs'])], 'a path of this machine'
     assert any(c['outputs'] for c in code), 'no stored outputs: nbdev-test --save'
-    assert len(cells)<=70
+    assert len(cells)<=60, 'a notebook past sixty cells is two ideas'
+
+reference = ('10_settings','11_main') # settings of the course and the program's entry: no lessons
+lessons = [nb for nb in sorted((root/'nbs').rglob('*.ipynb')) if nb.stem not in (*reference,'index')]
+
+@pytest.mark.parametrize('nb', lessons, ids=lambda p:p.stem)
+def test_lesson_is_one(nb):
+    "What the reader will be able to do, a picture, questions that a cell checks, an exercise that is solved, links"
+    cells = json.loads(nb.read_text())['cells']
+    text = [''.join(c['source']) for c in cells]
+    assert '**After this lesson you can**' in text[0]
+    shown = [o.get('data',{}) for c in cells if c['cell_type']=='code' for o in c['outputs']]
+    assert any(k.startswith('image/') for o in shown for k in o) or any('](images/' in t or '/images/' in t for t in text)
+    asked = next(i for i,t in enumerate(text) if t.startswith('## Questions'))
+    n = len(re.findall(r'^\d\. ', text[asked], flags=re.M))
+    assert 2<=n<=5 and text[asked].count('<summary>Answer</summary>')==n
+    check = text[asked+1]
+    assert cells[asked+1]['cell_type']=='code' and re.search(r'\b(assert|test_\w+)\b', check), 'nothing checks the answers'
+    assert [k for k in range(1,n+1) if not re.search(rf'#[^\n]*\b{k}\b', check)]==[], 'an answer that no line checks'
+    task = next(i for i,t in enumerate(text) if t.startswith('## Exercise'))
+    assert any(c['cell_type']=='code' and c['outputs'] for c in cells[task+1:]), 'the exercise is not solved'
+    assert 'What happened</summary>' in ''.join(text[task:]) and '>WHAT' not in ''.join(text)
+    own = [t for c,t in zip(cells,text) if c['cell_type']=='markdown' and c.get('id')!='nav']
+    assert re.search(r'\]\((\.\./\w+/)?\d\d_\w+\.ipynb', ''.join(own)), 'no link to another lesson'
 
 IMPORTS = (ast.Import, ast.ImportFrom)
 

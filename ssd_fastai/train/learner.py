@@ -418,13 +418,14 @@ def _in_tiles(learn, photo, tiles, nms, **kwargs):
 
 @patch
 def predict_batch(self:SSDLearner,
-    photos:list, # PIL images, RGB
+    photos:list, # Paths, PIL images, arrays or tensors, as for `predict`
     min_score:float=None, # Drop what scores less: a number, or one for each class by name. Default: `learn.thresholds`
     nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
     tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
     **kwargs, # Passed to `select`: top_k, keep, vote
 )->list: # `Detections` for each photo, boxes in its pixels
     "Detect objects on several photos at once"
+    photos = [p if getattr(p,'mode',None)=='RGB' else to_photo(p) for p in photos]
     if tiles:
         t = Tiles.asked(tiles, getattr(get_model(self.model),'tiles',None))
         return [_in_tiles(self, p, t, nms, min_score=min_score, **kwargs) for p in photos]
