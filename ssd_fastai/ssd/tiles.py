@@ -30,7 +30,7 @@ class Tiles:
         tiles, # `Tiles`, (width, height) in pixels, or True: the detector's own
         own=None, # `Tiles` of the detector
     )->'Tiles':
-        "The tiles that somebody asked for"
+        "The tiles to use for what was asked"
         if tiles is not True: return tiles if isinstance(tiles,cls) else cls(tiles)
         if own is not None: return own
         raise ValueError('This detector does not know how large its training photos were: pass tiles=(width, height)')
@@ -80,7 +80,7 @@ def cut_boxes(
     boxes:np.ndarray, # (n, 4) corners in pixels of the photo
     window:tuple, # x0,y0,x1,y1 of their tile
     photo:tuple, # (width, height) of the photo
-    margin:float=.02, # How close to the border of the tile is at the border, as a fraction of its side
+    margin:float=.02, # How close to the border of the tile counts as on it, as a fraction of its side
 )->np.ndarray: # (n,) mask
     "The boxes that end at a border of their tile, where the photo goes on"
     x0,y0,x1,y1 = window
@@ -144,7 +144,7 @@ def look_through(
     look, # Takes a list of photos (PIL); what it returns has `boxes`, `scores` and `labels` for each
     photo:Image.Image, # RGB
     tiles:Tiles, # Size and overlap
-    join:bool=True, # Each object once? Else everything that was found
+    join:bool=True, # Each object once? Otherwise everything that was found
     bs:int=8, # Tiles at a time
 ): # (boxes in pixels of the photo, scores, labels) as arrays, highest score first
     "Detect on the tiles of a photo"
