@@ -1,4 +1,4 @@
-"""A learning rate read off a picture, and the places on it that mean something
+"""A learning rate read off a picture, and the points on it that mean something
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/train/lr.html.md"""
 
@@ -130,7 +130,7 @@ def blow_up(
     y:np.ndarray, # (n,) losses
     end:float=np.inf, # Where the losses stop being numbers
 )->float: # log10 of the learning rate. Inf if there is none
-    "Where the loss begins to explode: at the raw or the smooth losses, whichever is first"
+    "Where the loss begins to explode, raw or smooth, whichever is first"
     m,start = s.loss.argmin(),s.loss[:len(s.x)//10].mean()
     line = s.loss[m]+max(.25*(start-s.loss[m]), .1*abs(start))
     up = np.where(s.loss[m:]>line)[0]
@@ -257,7 +257,7 @@ def plot_inflections(
 
 # %% ../../nbs/train/04_lr.ipynb #8613b08b
 class PairedLosses(Callback):
-    "Beside the loss of each training batch that of the network as it was at the start, on the same photos"
+    "For each training batch also the loss of the network as it was at the start, on the same photos"
     order = 5 # before mixed precision leaves its context
     def before_fit(self): self.base,self.losses,self.before = None,[],[]
     def before_batch(self):
@@ -361,7 +361,7 @@ def lr_find(self:SSDLearner,
     with _watched(self): return Learner.lr_find(self, *args, **kwargs)
 
 def _is_fresh(learn):
-    "Was the last thing that this learner did a search for a learning rate?"
+    "Was a search for a learning rate the last thing this learner did?"
     return getattr(learn,'look',None) is not None and learn.looked_at is getattr(learn.recorder,'lrs',None)
 
 def _search(learn, *args):
