@@ -27,10 +27,10 @@ from .onnx_detector import OnnxDetector
 
 # %% ../../nbs/use/05_export.ipynb #8663a36d
 class OnnxGraph(nn.Module):
-    "A detector from bytes to boxes"
+    "The part of a detector that is exported, from bytes to boxes"
     def __init__(self,
         model:SSD, # A trained model
-        stats:tuple=None, # (mean, std) that the photos are normalized with. None: they are not
+        stats:tuple=None, # (mean, std) for normalizing the photos. None: no normalization
     ):
         super().__init__()
         self.body,self.head,self.coder,self.background = model.body,model.head,model.coder,model.background
@@ -50,7 +50,7 @@ _needs = "to_onnx needs more packages: pip install 'ssd_fastai[deploy]' (onnx, o
 
 @contextmanager
 def _quiet():
-    "Without what an exporter prints, logs and warns"
+    "Hide what an exporter prints, logs and warns about"
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -63,10 +63,10 @@ def write_graph(
     graph:OnnxGraph, # What to write
     size:tuple, # (height, width) of the photos
     file:str|Path, # Where
-    meta:dict, # What `OnnxDetector` wants to know
+    meta:dict, # What `OnnxDetector` needs to know
     opset:int=18, # ONNX operator set
 ):
-    "Write a graph with its metadata"
+    "Write a graph and its metadata to a file"
     if not all(map(importlib.util.find_spec, ('onnx','onnxscript','onnxruntime'))): raise ImportError(_needs)
     import onnx
     x = torch.zeros(2, *size, 3, dtype=torch.uint8)
@@ -80,11 +80,11 @@ def write_graph(
 
 # %% ../../nbs/use/05_export.ipynb #16c567e7
 def ap_on_photos(
-    look, # Takes a list of photos (PIL); what it returns has `boxes`, `scores` and `labels` for each
+    look, # Function: a list of photos (PIL) → for each, an object with `boxes`, `scores` and `labels`
     learn:SSDLearner, # Its validation photos are used
     bs:int=16, # Photos at a time
 )->float: # COCO's AP
-    "AP of what is found on the validation photos, each as it lies on the disk"
+    "AP of a function on the validation photos, read from disk"
     ev,rs = CocoEvaluator(),list(learn.dls.records[1])
     for i in range(0,len(rs),bs):
         for r,f in zip(rs[i:i+bs], look([open_photo(r.path) for r in rs[i:i+bs]])):
@@ -99,12 +99,12 @@ def _check_ap(file, learn, most):
     got,want = (ap_on_photos(lambda ims: f(ims,**how), learn) for f in (det.predict,learn.predict_batch))
     if abs(got-want)<=most: return got,want
     Path(file).unlink()
-    raise ValueError(f'{Path(file).name}: AP {got:.4f} on the validation photos, and {want:.4f} in PyTorch. That is more than '
-                     f'{most} apart, so the file was deleted.')
+    raise ValueError(f'{Path(file).name}: AP {got:.4f} on the validation photos, but {want:.4f} in PyTorch. The '
+                     f'difference is more than {most}, so the file was deleted.')
 
 # %% ../../nbs/use/05_export.ipynb #979b5758
 class _Calibration:
-    "Training photos, one after another, for the quantizer"
+    "Give the quantizer one training photo after another"
     def __init__(self, learn, n=64):
         rs = list(learn.dls.records[0])
         self.photos = iter(rs[::max(1,len(rs)//n)])
@@ -116,7 +116,7 @@ class _Calibration:
         return {'photos':np.asarray(crop_resize(photo,size=self.size,**self.window(photo.size)))[None]}
 
 def _to_int8(file, learn):
-    "Replace a file by its quantized version"
+    "Replace a file with its quantized version"
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     small = Path(f'{file}.int8')
     with _quiet():
@@ -132,7 +132,7 @@ def to_onnx(self:SSDLearner,
     check:float=None, # Largest difference of AP on the validation photos. Default: .001, and .01 for int8
     opset:int=18, # ONNX operator set
 )->Path: # The file
-    "Write the detector as ONNX, and delete it again if its AP is not reproduced"
+    "Write the detector as ONNX, and delete the file if it does not reproduce the AP"
     self.need_photos(1)
     m,file = get_model(self.eval_model()),Path(file)
     tiles = getattr(m,'tiles',None)

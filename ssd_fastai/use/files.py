@@ -27,23 +27,23 @@ from ..train.learner import SSDLearner
 def photo_files(
     photos, # A folder, a path, or any iterable of paths
 ): # The paths
-    "The photos that somebody means"
+    "The photos of a folder, sorted, or those that were passed"
     if not isinstance(photos,(str,Path)): return photos
     p = Path(photos)
     if not p.exists(): raise FileNotFoundError(f'There are no photos in {photos}.')
     return sorted(get_image_files(p)) if p.is_dir() else [p]
 
 def _tried(f):
-    "A photo, or why there is none"
+    "A photo, or the reason why it could not be read"
     try: return open_photo(f)
     except (OSError,ValueError) as e: return str(e)
 
 def photo_batches(
     files, # Iterable of paths
     bs:int, # Photos in a batch
-    threads:int=4, # That read photos
-): # Batches of (path, PIL image or the text of an error)
-    "Photos in batches, the next one read while this one is used"
+    threads:int=4, # How many threads read photos
+): # Batches of (path, PIL image or error message)
+    "Photos in batches; the next batch is read while this one is used"
     files = iter(files)
     def some(): return list(islice(files,bs))
     with ThreadPoolExecutor(threads) as pool:
@@ -57,15 +57,15 @@ def photo_batches(
 
 # %% ../../nbs/use/06_files.ipynb #563438e7
 class FoundTable(pd.DataFrame):
-    "What was found on many photos: a DataFrame that can also be written for a labeling tool"
+    "Detections on many photos: a DataFrame that can write itself for a labeling tool"
     @property
-    def _constructor(self): return FoundTable # pandas asks for it: a part of the table is one too
+    def _constructor(self): return FoundTable # so that a part of the table is a FoundTable too
     @property
     def vocab(self)->list:
-        "Object classes: those of the detector, or those that were found"
+        "Object classes: those of the detector, or those in the table"
         return self.attrs.get('vocab') or sorted(self['class'].dropna().unique())
     def counts(self)->pd.DataFrame: # A row for each photo that could be read, a column for each class
-        "How many objects there are on each photo"
+        "Count the objects on each photo"
         ok = self[self.error.isna()]
         res = pd.crosstab(ok['file'], ok['class'].fillna(''))
         return res.reindex(index=ok['file'].unique(), columns=self.vocab, fill_value=0)
@@ -74,27 +74,27 @@ _cols = ['file','class','score','x0','y0','x1','y1','width','height','error']
 
 def found_rows(
     file, # Path of a photo
-    photo, # The photo (PIL), or the text of an error
+    photo, # The photo (PIL), or an error message
     det=None, # Its detections: `names`, `scores` and `boxes`
 )->list: # Rows of `predict_files`
-    "The rows of one photo: one for each detection, or one that says that there is none, or why"
+    "The rows of one photo: one for each detection, or a single row if there are none or the photo cannot be read"
     if isinstance(photo,str): return [(str(file),None,*[np.nan]*5,None,None,photo)]
     rows = [(str(file),n,float(s),*map(float,b),*photo.size,None) for n,s,b in zip(det.names,det.scores,det.boxes)]
     return rows or [(str(file),None,*[np.nan]*5,*photo.size,None)]
 
 def found_table(
     rows:list, # From `found_rows`
-    vocab:list=None, # Object classes, also those that were not found
+    vocab:list=None, # Object classes, including those that were not found
 )->FoundTable: # file, class, score, x0, y0, x1, y1 (pixels), width, height, error
-    "The rows of many photos as a table"
+    "Make a table of the rows of many photos"
     res = FoundTable(rows, columns=_cols)
     if vocab is not None: res.attrs['vocab'] = list(map(str,vocab))
     return res
 
 def batch_look(
     detector, # A learner, or an `OnnxDetector`
-): # Takes a list of photos (PIL) and what `predict` takes; gives the detections of each
-    "How a detector looks at several photos at once"
+): # Function: a list of photos (PIL) and the options of `predict` → the detections on each
+    "The function of a detector that takes several photos at once"
     return detector.predict_batch if hasattr(detector,'predict_batch') else detector.predict
 
 def detect_stream(
@@ -102,8 +102,8 @@ def detect_stream(
     files, # Iterable of paths
     bs:int=8, # Photos at a time
     **kwargs, # As for `predict`: min_score, nms, top_k, keep
-): # (path, PIL image, detections) of each photo; (path, why, None) of one that cannot be read
-    "Detect on photos one batch after another"
+): # (path, PIL image, detections) for each photo; (path, error message, None) if it cannot be read
+    "Detect on photos, batch by batch"
     look = batch_look(detector)
     for batch in photo_batches(files, bs):
         good = [p for _,p in batch if not isinstance(p,str)]
@@ -113,9 +113,9 @@ def detect_stream(
 def detect_files(
     detector, # A learner, or an `OnnxDetector`
     photos, # A folder, a path, or any iterable of paths
-    min_score=None, # Drop what scores less: a number, or one for each class by name. Default: the detector's thresholds
+    min_score=None, # Drop lower scores: a number, or one for each class by name. Default: the detector's thresholds
     bs:int=8, # Photos at a time
-    progress:bool=True, # A progress bar, if the number of photos is known?
+    progress:bool=True, # Show a progress bar if the number of photos is known?
     **kwargs, # As for `predict`: nms, top_k, keep
 )->FoundTable: # file, class, score, x0, y0, x1, y1 (pixels), width, height, error
     "Detect on many photos: a row for each detection, one for each photo without any, one for each that cannot be read"
@@ -144,7 +144,7 @@ def found_annotations(
     df:FoundTable, # From `predict_files`
     vocab:list=None, # Object classes. Default: those of the detector
 )->Annotations: # A data set; photos that could not be read are left out
-    "What was found as a data set, to be corrected in a labeling tool"
+    "Turn detections into a data set, to correct in a labeling tool"
     records = []
     for f,t in df[df.error.isna()].groupby('file', sort=False):
         t0,t = t.iloc[0],t[t['class'].notna()]
@@ -178,9 +178,9 @@ def to_yolo(self:FoundTable,
 def draw_found(
     photo:Image.Image, # RGB
     det, # Detections: `names`, `labels`, `scores` and `boxes`
-    width:int=None, # Of the lines in pixels. Default: by the size of the photo
+    width:int=None, # Line width in pixels. Default: depends on the size of the photo
 )->Image.Image: # A copy with boxes
-    "A photo with what was found on it"
+    "Draw detections on a copy of a photo"
     im = photo.copy()
     d,w = ImageDraw.Draw(im),width or max(2,round(max(photo.size)/300))
     for n,l,s,b in zip(det.names,det.labels,det.scores,det.boxes):
