@@ -44,7 +44,7 @@ def match_padded(
     label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
     thr:float=.5, # IoU from which a default box is matched to an object
     k:int=16, # Longest queue for one box
-)->Tensor: # (B, A) index of the object that each default box is matched to. N is background, and so is the number of a padded row
+)->Tensor: # (B, A) index of the object that each default box is matched to. N and padded rows are background
     "`match` for a padded batch, without waiting for the device"
     (B,N),A = label.shape,len(const.area)
     lo,hi = bbox.unsqueeze(2).split(2,-1)

@@ -85,7 +85,8 @@ def cut_boxes(
     "The boxes that end at a border of their tile, where the photo goes on"
     x0,y0,x1,y1 = window
     mx,my = (x1-x0)*margin,(y1-y0)*margin
-    sides = ((x0>0,boxes[:,0]<x0+mx), (y0>0,boxes[:,1]<y0+my), (x1<photo[0],boxes[:,2]>x1-mx), (y1<photo[1],boxes[:,3]>y1-my))
+    sides = ((x0>0,boxes[:,0]<x0+mx), (y0>0,boxes[:,1]<y0+my),
+             (x1<photo[0],boxes[:,2]>x1-mx), (y1<photo[1],boxes[:,3]>y1-my))
     return np.any([inside&at for inside,at in sides], axis=0)
 
 def over_smaller(
