@@ -68,7 +68,7 @@ def test_what_is_no_detector_or_no_photo(detector, tmp_path):
     with pytest.raises(Stop, match='no photos'): ssd_predict(detector, tmp_path/'gone', out=tmp_path/'o')
     with pytest.raises(Stop, match='no photos'): ssd_predict(detector, tmp_path, out=tmp_path/'o')
     src = photos(tmp_path/'in',1)
-    for model,say in ((tmp_path,'is a folder'), (tmp_path/'no.pkl','no detector'), (tmp_path/'x.pkl','is no detector')):
+    for model,say in ((tmp_path,'is a folder'), (tmp_path/'no.pkl','no detector'), (tmp_path/'x.pkl','is not a detector')):
         with pytest.raises(Stop, match=say): ssd_predict(model, src, out=tmp_path/'o')
 
 def run(*args, **kwargs): return subprocess.run([sys.executable,'-c',*args], capture_output=True, text=True, **kwargs)
@@ -159,7 +159,7 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(files_module, 'draw_found', lambda *a: seen.append(1) or draw(*a))
     capsys.readouterr()
     ssd_predict(str(model), str(photos), tmp_path/'o', **kw)
-    assert 'Going on after 10 photos' in capsys.readouterr().out and len(seen)==60
+    assert 'Continuing after 10 photos' in capsys.readouterr().out and len(seen)==60
     want,got = (json.loads((tmp_path/o/'detections.json').read_text()) for o in ('want','o'))
     def key(r): return r['file_name'],r['image_id'],r.get('label')
     assert [key(r) for r in want]==[key(r) for r in got]
@@ -171,7 +171,7 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):
     shutil.copy(tmp_path/'o/detections.json', tmp_path/'keep.json')
     (tmp_path/'o/detections.part').write_text('{"model": "another"}')
     ssd_predict(str(model), str(photos), tmp_path/'o', **kw)
-    assert 'starting anew' in capsys.readouterr().out
+    assert 'starting over' in capsys.readouterr().out
 
 def test_tiles_and_films_in_the_terminal(tmp_path, capsys):
     pytest.importorskip('av')

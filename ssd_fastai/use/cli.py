@@ -15,13 +15,13 @@ from pathlib import Path
 from fastcore.script import anno_parser
 
 # %% ../../nbs/use/09_cli.ipynb #fca3b860
-class Stop(SystemExit): "An argument that cannot be used: one line, and exit code 2"
+class Stop(SystemExit): "A bad argument: prints one line and exits with code 2"
 
 # %% ../../nbs/use/09_cli.ipynb #15b0ec5c
 def parse_size(
     size:str, # 'height,width' in pixels, or one number
 )->tuple: # (height, width)
-    "The size that somebody typed"
+    "Parse --size"
     parts = str(size).strip('()[] ').split(',')
     if len(parts) not in (1,2) or not all(o.strip().isdigit() and int(o)>0 for o in parts):
         raise Stop(f'--size {size}: give height,width in pixels, such as 192,256, or one number')
@@ -30,7 +30,7 @@ def parse_size(
 def find_arch(
     name:str, # A torchvision or timm model, or a published detector of this library
 ): # What `ssd_learner` takes
-    "The model that somebody typed"
+    "Find the model for --arch"
     import torchvision.models as tvm, ssd_fastai.published.models as published
     if name in ('ssd300_vgg16','ssd512_vgg16','ssdlite320_mobilenet_v3_large','ssdlite320_mobilenet_v2'):
         return getattr(published, name)
@@ -39,19 +39,19 @@ def find_arch(
     except ImportError: raise Stop(f'--arch {name}: torchvision has no such model; pip install timm for more') from None
     if timm.is_model(name): return name
     near = timm.list_models(f'{name.rstrip("0123456789_")}*')[:5]
-    hint = f'; do you mean one of {near}?' if near else ''
+    hint = f'; did you mean one of {near}?' if near else ''
     raise Stop(f'--arch {name}: neither torchvision nor timm has such a model{hint}')
 
 def _usual_arch(pretrained):
-    "The body to start with, if nobody names one"
+    "The default body"
     from ssd_fastai.ssd.pretrained import wheel_file
     lite = 'tf_efficientnet_lite0'
     return lite if pretrained and wheel_file(lite) else 'resnet18'
 
 def parse_strides(
-    strides:str, # '4,8,16'. None: chosen by the training set
+    strides:str, # '4,8,16'. None: depends on the training set
 )->tuple: # Numbers
-    "The strides that somebody typed"
+    "Parse --strides"
     if strides is None: return None
     parts = str(strides).strip('()[] ').split(',')
     if not all(o.strip().isdigit() and int(o)>1 and int(o)&(int(o)-1)==0 for o in parts):
@@ -61,7 +61,7 @@ def parse_strides(
 def parse_tiles(
     tiles:str, # 'auto', or 'width,height' in pixels. None: no tiles
 ): # What `predict` takes
-    "The tiles that somebody typed"
+    "Parse --tiles"
     if tiles in (None,'auto'): return tiles=='auto' or None
     try: w,h = (int(o) for o in str(tiles).strip('()[] ').split(','))
     except ValueError: w = h = 0
@@ -77,7 +77,7 @@ def save_detector(
     learn, # A learner
     file:str|Path, # Where
 ):
-    "Export so that a file of this name is always whole: a temporary file first"
+    "Export to a temporary file first, so that a file of this name is always complete"
     file = Path(file)
     tmp = file.with_name(f'{file.name}.{os.getpid()}.tmp')
     try:
@@ -86,7 +86,7 @@ def save_detector(
     finally: tmp.unlink(missing_ok=True)
 
 def _train(learn, epochs, lr):
-    "Train, with bars only where somebody looks at them"
+    "Train, with progress bars only in a terminal"
     if sys.stdout.isatty(): return learn.fine_tune(epochs, lr)
     with learn.no_bar(): learn.fine_tune(epochs, lr)
 
@@ -109,28 +109,28 @@ def _tell_ap(learn):
     print(f'loss {loss:.3f}   AP {ap:.3f}   AP50 {ap50:.3f}')
 
 def _try_it(learn, photo, seed, file):
-    "Detect on a photo, or on a smear drawn for it, and save the picture"
+    "Detect on a photo, or on a newly drawn smear, and save the picture"
     import matplotlib
     matplotlib.use('Agg')
     import numpy as np
     from ssd_fastai.data.sample import draw_smear
     det = learn.predict(draw_smear(np.random.default_rng([seed,1_000_117]))[0] if photo is None else photo)
     det.show(size=8).figure.savefig(file, bbox_inches='tight', dpi=110)
-    print(f'\nA photo that it has not seen: {det}')
+    print(f'\nOn a photo that it has not seen: {det}')
 
 def ssd_train(
-    data:str=None, # Folder with your photos and labels (COCO, YOLO, VOC or CSV). Default: draw the sample
+    data:str=None, # Folder with your photos and labels (COCO, YOLO, VOC or CSV). Default: draw the sample data
     out:str='ssd_out', # Folder for the results
     arch:str=None, # torchvision or timm model. Default: resnet18; pretrained, with [lite], tf_efficientnet_lite0
-    pretrained:bool=False, # Start from ImageNet weights? From the extra [lite], or downloaded
-    weights:str=None, # File with weights of the body (.pth, .safetensors) instead
-    epochs:int=4, # Times through the photos
-    lr:float=None, # Largest learning rate. Default: as `fine_tune` chooses
-    size:str='192,256', # What the model sees: height,width, or one number
+    pretrained:bool=False, # Start from ImageNet weights, from the extra [lite] or downloaded?
+    weights:str=None, # File with weights for the body (.pth, .safetensors)
+    epochs:int=4, # Number of epochs
+    lr:float=None, # Maximum learning rate. Default: chosen by `fine_tune`
+    size:str='192,256', # Input size of the model: height,width, or one number
     bs:int=4, # Photos in a batch
     strides:str=None, # Strides of the maps with heads, such as 4,8,16. Default: those that cover your objects
-    width:int=None, # Channels of neck and added maps. Default: 64
-    flip_vert:bool=False, # Mirror photos top to bottom too? Yes where there is no up, as under a microscope
+    width:int=None, # Channels of the neck and the added maps. Default: 64
+    flip_vert:bool=False, # Also flip photos top to bottom, as for photos from a microscope?
     seed:int=42, # The same seed gives the same detector
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     test:str=None, # A part of the folder to measure on at the end, such as test
@@ -157,7 +157,7 @@ def ssd_train(
     if test: print(f"\nOn the {len(held)} photos of the part '{test}':\n{learn.ap_per_class(held).round(3).to_string()}")
     _try_it(learn, valid[0].path if data else None, seed, out/'detections.png')
     print(f"\nThe detector: {file}\nThe photo with its boxes: {out/'detections.png'}")
-    print(f'All of it took {time.perf_counter()-start:.0f} s')
+    print(f'Total time: {time.perf_counter()-start:.0f} s')
     return learn
 
 # %% ../../nbs/use/09_cli.ipynb #d3bc11e0
@@ -168,27 +168,27 @@ def _onnx_detector(model):
     except ValueError as e: raise Stop(str(e)) from None
 
 def load_detector(
-    model:str|Path, # A detector, as `ssd_train`, `learn.export` or `learn.to_onnx` leaves it
+    model:str|Path, # A detector from `ssd_train`, `learn.export` or `learn.to_onnx`
 ): # The learner, or an `OnnxDetector`
-    "A detector from a file, or one line that says why not"
+    "Load a detector from a file, or stop with one line that says why"
     from fastai.learner import load_learner
     model = Path(model)
-    if model.is_dir(): raise Stop(f'{model} is a folder: give the detector in it, {model/"detector.pkl"} say.')
+    if model.is_dir(): raise Stop(f'{model} is a folder: give the detector in it, such as {model/"detector.pkl"}.')
     if not model.exists(): raise Stop(f'There is no detector {model}: train one with ssd_train.')
     if model.suffix=='.onnx': return _onnx_detector(model)
-    print(f'Loading {model}. (A .pkl file can run any program: open only those that you trust.)', flush=True)
+    print(f'Loading {model}. (A .pkl file can run any program: open only files that you trust.)', flush=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: learn = load_learner(model)
-        except Exception as e: raise Stop(f'{model} is no detector ({type(e).__name__}: {str(e)[:100]}).') from None
-    if not hasattr(getattr(learn,'model',None),'boxes'): raise Stop(f'{model} is no detector of this library.')
+        except Exception as e: raise Stop(f'{model} is not a detector ({type(e).__name__}: {str(e)[:100]}).') from None
+    if not hasattr(getattr(learn,'model',None),'boxes'): raise Stop(f'{model} is not a detector of this library.')
     return learn
 
 def photos_in(
     photos:str|Path, # A photo, or a folder of photos
-    out:str|Path, # Folder for results: photos in it are left out
-): # (photos, the folder that their names start from)
-    "The photos to look at"
+    out:str|Path, # Folder for results; photos in it are skipped
+): # (photos, the folder that their names are relative to)
+    "The photos to detect on"
     from fastai.data.transforms import get_image_files
     src,out = Path(photos),Path(out)
     if not src.exists(): raise Stop(f'There are no photos in {photos}.')
@@ -200,7 +200,7 @@ def photos_in(
 
 # %% ../../nbs/use/09_cli.ipynb #a7f96598
 class ResultsFile:
-    "A JSON file of rows that is whole at any moment, and never older than a second"
+    "A JSON file of rows that is always complete, and rewritten every second"
     def __init__(self,
         file:str|Path, # Where
         every:float=1., # Seconds between two versions
@@ -208,7 +208,7 @@ class ResultsFile:
     def add(self,
         rows:list, # Dictionaries
     ):
-        "Add rows; write the file if it is old"
+        "Add rows, and write the file if the last version is old"
         self.rows += rows
         if time.monotonic()-self.last>=self.every: self.write()
     def write(self):
@@ -219,16 +219,16 @@ class ResultsFile:
         self.last = time.monotonic()
 
 class Journal:
-    "A line for each photo that is done, so that an interrupted run can go on"
+    "A line for each finished photo, so that an interrupted run can continue"
     def __init__(self,
         file:str|Path, # Where
-        note:dict, # What the lines depend on: with another one they are not used
+        note:dict, # What the lines depend on; if it changes, they are ignored
     ):
         self.file,self.note,self.done = Path(file),json.loads(json.dumps(note)),{}
         lines = self._lines()
-        self.old = bool(lines) and lines[0]!=self.note # from another run?
+        self.old = bool(lines) and lines[0]!=self.note # from a different run?
         if lines and not self.old: self.done = {o['name']:o for o in lines[1:]}
-        self.out = open(self.file, 'w', encoding='utf8') # the last line may be half of one
+        self.out = open(self.file, 'w', encoding='utf8') # drops a last line that was cut off
         for o in (self.note,*self.done.values()): self._write(o)
     def _lines(self):
         if not self.file.is_file(): return []
@@ -244,30 +244,30 @@ class Journal:
         name:str, # Of the photo
         **what, # Anything that JSON can hold
     ):
-        "One more photo is done"
+        "Add a finished photo"
         self._write(dict(name=name, **what))
     def close(self,
-        finished:bool, # Delete it?
+        finished:bool, # Is every photo done? Then the file is deleted
     ):
-        "The run is over"
+        "End the run"
         self.out.close()
         if finished: self.file.unlink()
 
 def _picture(f, root, out, several):
-    "Where the picture of a photo goes: never over a photo, nor over another's picture"
+    "Where to save the picture of a photo: never over a photo, nor over another picture"
     name = f.relative_to(root)
     pic = out/name.with_suffix('.png')
     return out/f'{name}.png' if several or pic.resolve()==f.resolve() else pic
 
 def _coco_rows(name, i, det):
-    "Detections as rows of a COCO results file, with the name of the photo and of the class"
+    "Detections as rows of a COCO results file, with the names of photo and class"
     if isinstance(det,str): return [dict(file_name=name, image_id=i, error=det)]
     return [dict(file_name=name, label=n, image_id=i, category_id=int(l)+1, bbox=[x0,y0,x1-x0,y1-y0], score=float(s))
             for n,l,s,(x0,y0,x1,y1) in zip(det.names, det.labels, det.scores, det.boxes.tolist())]
 
 # %% ../../nbs/use/09_cli.ipynb #630b380f
 def _predict_film(detector, film, out, **kwargs):
-    "Detect on a video: the film with its boxes, and detections.csv"
+    "Detect on a video; write the film with its boxes, and detections.csv"
     from ssd_fastai.use.video import detect_video
     dst = out/f'{film.stem}.{"gif" if film.suffix.lower()==".gif" else "mp4"}'
     if dst.resolve()==film.resolve(): dst = out/f'{film.stem}_boxes{dst.suffix}'
@@ -281,11 +281,11 @@ def _run_note(model, **kwargs):
     return dict(model=str(Path(model).resolve()), size=s.st_size, changed=s.st_mtime, **kwargs)
 
 def _tell_journal(journal):
-    if journal.old: print(f'{journal.file} belongs to a run with another detector or other options: starting anew')
-    if journal.done: print(f'Going on after {len(journal.done)} photos (delete {journal.file} to start anew)', flush=True)
+    if journal.old: print(f'{journal.file} is from a run with another detector or other options: starting over')
+    if journal.done: print(f'Continuing after {len(journal.done)} photos (delete {journal.file} to start over)', flush=True)
 
 def _look_and_draw(name, photo, det, pic):
-    "Print what was found on a photo, and draw it"
+    "Print the detections on a photo, and draw them"
     from ssd_fastai.use.files import draw_found
     print(f'{name}: {photo if det is None else det}', flush=True)
     if det is None or pic is None: return
@@ -293,7 +293,7 @@ def _look_and_draw(name, photo, det, pic):
     draw_found(photo, det).save(pic)
 
 def _predict_photos(detector, files, root, out, journal, csv, pictures, **how):
-    "Detect on photos, except on those of which the journal knows; how many could not be read"
+    "Detect on the photos that the journal does not list; return how many could not be read"
     from ssd_fastai.use.files import detect_stream, found_rows, found_table
     names,stems = [f.relative_to(root).as_posix() for f in files],Counter(f.with_suffix('') for f in files)
     results,done,finished = ResultsFile(out/'detections.json'),[],False
@@ -316,17 +316,17 @@ def _predict_photos(detector, files, root, out, journal, csv, pictures, **how):
     return sum(o['error'] for o in done)
 
 def ssd_predict(
-    model:str, # A detector, as `ssd_train`, `learn.export` or `learn.to_onnx` leaves it
+    model:str, # A detector from `ssd_train`, `learn.export` or `learn.to_onnx`
     photos:str, # A photo, a folder of photos, or a video
     out:str='ssd_out', # Folder for the pictures and detections.json
-    min_score:float=None, # Drop what scores less. Default: the thresholds of the detector
+    min_score:float=None, # Drop lower scores. Default: the thresholds of the detector
     bs:int=8, # Photos at a time
-    tiles:str=None, # Look at large photos part by part: auto, or width,height of a part in pixels
-    every:int=1, # Of a video: look at every n-th frame
+    tiles:str=None, # Divide large photos into tiles: auto, or width,height of a tile in pixels
+    every:int=1, # In a video, look at every n-th frame
     csv:bool=False, # Also write detections.csv, a row for each detection?
-    no_pictures:bool=False, # Only the files with numbers?
+    no_pictures:bool=False, # Write no pictures, only the files with numbers?
 )->int: # Photos that could not be read
-    "Detect objects on photos: prints them, draws them, and writes them as COCO results with class names"
+    "Detect objects on photos; print and draw them, and write them as COCO results with class names"
     tiles,out = parse_tiles(tiles),Path(out)
     _at_least(bs=(bs,1), every=(every,1))
     from ssd_fastai.use.video import films
@@ -347,7 +347,7 @@ def ssd_predict(
 
 # %% ../../nbs/use/09_cli.ipynb #4a2b7270
 def _cli(f):
-    "Run a function from the terminal: what goes wrong is said without Python's own words"
+    "Run a function from the terminal; print errors as one line, without a traceback"
     for o in (FutureWarning,DeprecationWarning): warnings.simplefilter('ignore',o)
     args = vars(anno_parser(f).parse_args())
     try: res = f(**{k:v for k,v in args.items() if k not in ('pdb','xtra')})
@@ -358,9 +358,9 @@ def _cli(f):
     return code[1]
 
 def train_main():
-    "`ssd_train` in the terminal"
+    "Run `ssd_train` from the terminal"
     sys.exit(_cli(ssd_train))
 
 def predict_main():
-    "`ssd_predict` in the terminal"
+    "Run `ssd_predict` from the terminal"
     sys.exit(_cli(ssd_predict))
