@@ -286,3 +286,24 @@ def test_tiles_find_each_painted_object_once():
         b,s,l = join_tiles(found, wins, (w,h))
         got,want = (sorted((*map(float,r),int(k)) for r,k in zip(*o)) for o in ((b,l),(objects,labels)))
         assert got==want and (np.diff(s)<=0).all()
+
+def test_tiles_join_an_object_of_any_length():
+    "A perfect detector sees parts of a bar that no tile shows whole: one box comes back, as long as the bar"
+    import numpy as np
+    from ssd_fastai.ssd.tiles import Tiles, join_tiles, tile_windows
+    rng = np.random.default_rng(1)
+    for k in range(400):
+        tw,th = rng.integers(90,200,2)
+        over = rng.uniform(.1,.6,2)*(tw,th)
+        long,short = rng.uniform(.5,6)*over[k%2],rng.uniform(.2,.8)*over[1-k%2]
+        size = np.array([long,short] if k%2==0 else [short,long]).clip(12)
+        w,h = (size+rng.uniform(100,500,2)).astype(int)
+        lo = rng.uniform(0,np.array([w,h])-size)
+        bar = np.concatenate([lo,lo+size]).round()
+        wins,found = tile_windows(Tiles((tw,th),tuple(over)),(w,h)),[]
+        for win in wins:
+            b = (bar-np.tile(win[:2],2)).clip(0,np.tile(np.subtract(win[2:],win[:2]),2))
+            ok = (b[2:]-b[:2]>=3).all()
+            found.append((b[None][:int(ok)],rng.uniform(.3,1,int(ok)),np.zeros(int(ok),int)))
+        b,_,_ = join_tiles(found, wins, (w,h))
+        assert len(b)==1 and np.abs(b[0]-bar).max()<=3, (k,b,bar,(tw,th),over,(w,h))

@@ -103,6 +103,19 @@ def _agree(a, b, axis):
     lo,hi = (a[axis],b[axis]),(a[axis+2],b[axis+2])
     return max(0,min(hi)-max(lo))/max(max(hi)-min(lo),1e-9)
 
+def _one_object(a, b):
+    "Are two cut boxes parts of one object: do they meet, and agree about where it begins and ends along the border?"
+    across,along = sorted(_agree(a,b,axis) for axis in (0,1))
+    return across>0 and along>=.6
+
+def _around(a, b): return np.concatenate([np.minimum(a[:2],b[:2]),np.maximum(a[2:],b[2:])])
+
+def _area(b): return (b[...,2:]-b[...,:2]).prod(-1)
+
+def _more(a, b):
+    "The box around two parts of one object; of a part and a corner of it, the larger one"
+    return _around(a,b) if _one_object(a,b) else max(a,b,key=_area)
+
 def _united(boxes, scores, labels, cut, tile):
     "Parts of one object in two tiles become one box"
     i = 0
@@ -110,15 +123,22 @@ def _united(boxes, scores, labels, cut, tile):
         for j in range(i+1,len(boxes)):
             a,b = boxes[i],boxes[j]
             if not (cut[i] and cut[j] and labels[i]==labels[j] and tile[i]!=tile[j]): continue
-            across,along = sorted(_agree(a,b,axis) for axis in (0,1))
-            if across<=0 or along<.6: continue
-            boxes[i] = np.concatenate([np.minimum(a[:2],b[:2]),np.maximum(a[2:],b[2:])])
+            if not _one_object(a,b): continue
+            boxes[i] = _around(a,b)
             scores[i],tile[i] = max(scores[i],scores[j]),-1-i
             boxes,scores,labels,cut,tile = (np.delete(o,j,0) for o in (boxes,scores,labels,cut,tile))
             i -= 1 # look again: there may be a third part
             break
         i += 1
-    return boxes,scores,labels
+    return boxes,scores,labels,cut
+
+def _slivers(boxes, labels, cut, same):
+    "Cut boxes that lie mostly inside a larger one, once the parts of that are together: a corner that another tile saw"
+    area = _area(boxes)
+    def inside(i):
+        larger = boxes[(labels==labels[i])&(area>area[i])]
+        return len(larger)>0 and over_smaller(boxes[i],larger).max()>=same
+    return np.array([cut[i] and inside(i) for i in range(len(boxes))], dtype=bool)
 
 def join_tiles(
     found:list, # For each tile (boxes (n, 4) in pixels of the tile, scores (n,), labels (n,))
@@ -135,9 +155,15 @@ def join_tiles(
     kept = []
     for i in np.lexsort((-scores,cut)):
         k = [j for j in kept if labels[j]==labels[i] and tile[j]!=tile[i]]
-        if not len(k) or over_smaller(boxes[i],boxes[k]).max()<same: kept.append(i)
-    boxes,scores,labels = _united(*(o[kept] for o in (boxes,scores,labels,cut,tile)))
+        over = over_smaller(boxes[i],boxes[k])
+        if not len(k) or over.max()<same:
+            kept.append(i)
+            continue
+        j = k[over.argmax()]
+        if cut[i] and cut[j]: boxes[j] = _more(boxes[i],boxes[j]) # each may show a part that the other does not
+    boxes,scores,labels,cut = _united(*(o[kept] for o in (boxes,scores,labels,cut,tile)))
     order = np.argsort(-scores, kind='stable')
+    order = order[~_slivers(boxes,labels,cut,same)[order]]
     return boxes[order],scores[order],labels[order]
 
 # %% ../../nbs/ssd/09_tiles.ipynb #42c6c2fe
