@@ -131,9 +131,10 @@ def check_loaders(
 ):
     "Refuse loaders that are not of this library, and say how to make them"
     if isinstance(dls,BBoxDataLoaders): return
-    raise TypeError(f"fastai's {type(dls).__name__} does not hold boxes in the form this library needs. Make the loaders "
-                    'with BBoxDataLoaders.from_annotations(train, valid, size=224), from_coco, from_voc, from_yolo or '
-                    'from_csv; for a DataBlock of your own: bbox_datablock(vocab, size).dataloaders(records).')
+    raise TypeError(f"fastai's {type(dls).__name__} does not hold boxes in the form this library needs. Make the "
+                    'loaders with BBoxDataLoaders.from_annotations(train, valid, size=224), from_coco, from_voc, '
+                    'from_yolo or from_csv; for a DataBlock of your own: '
+                    'bbox_datablock(vocab, size).dataloaders(records).')
 
 # %% ../../nbs/train/02_guards.ipynb #5d4bd3ec
 def _check_monitor(learn, monitor):
