@@ -81,7 +81,8 @@ def need_photos(self:SSDLearner,
 def _check_fit(self:SSDLearner, cbs):
     self.need_photos()
     for c in [*self.cbs,*cbs]: check_callback(self, c)
-    if self._one_set(): warnings.warn('Loss and model had different default boxes: the loss now uses those of the model')
+    if not self._one_set(): return
+    warnings.warn('Loss and model had different default boxes: the loss uses those of the model now')
 
 # %% ../../nbs/train/03_learner.ipynb #3dcaf0c8
 @patch(as_prop=True)
