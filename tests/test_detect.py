@@ -151,10 +151,10 @@ def voted_slowly(boxes, scores, labels, kept, vote):
             lo,hi = torch.maximum(b[:2],boxes[k,:2]),torch.minimum(b[2:],boxes[k,2:])
             inter = (hi-lo).clamp(min=0).prod()
             iou = inter/((b[2:]-b[:2]).prod()+(boxes[k,2:]-boxes[k,:2]).prod()-inter)
-            if l==labels[k] and iou>=vote:
+            if l==labels[k] and iou>=vote and s>=.01:
                 w += s*iou**2
                 total += s*iou**2*b
-        res.append(total/w)
+        res.append(total/w if w else boxes[k])
     return torch.stack(res)
 
 @pytest.mark.parametrize('seed', range(20))
@@ -180,6 +180,16 @@ def test_vote_keeps_scores_labels_and_order():
     assert (b1>=0).all() and (b1<=1).all() and box_iou(b0,b1).diag().min()>.5
     raw = select(probs, boxes, .1, nms=None, vote=.6)
     assert torch.equal(raw[0], select(probs,boxes,.1,nms=None)[0]), 'without suppression nobody votes'
+
+@pytest.mark.parametrize('listed', [False,True])
+def test_a_threshold_moves_no_box(listed):
+    "What is shown at .3 lies where it lies at 0"
+    g = torch.Generator().manual_seed(3)
+    s,o = 3*torch.randn(1,len(coarse),4,generator=g),.3*torch.randn(1,len(coarse),4,generator=g)
+    every,some = (detect((s,o), coarse, coder, [(100,100)], list('abc'), min_score=m, vote=.6, listed=listed)[0] for m in (.0,.3))
+    want = every.above(.3)
+    assert len(some)>5 and torch.equal(some.labels[:len(want)], want.labels)
+    assert torch.allclose(some.boxes[:len(want)], want.boxes, atol=1e-4)
 
 @pytest.mark.parametrize('boxes', [torch.zeros(0,4), torch.tensor([[.2,.2,.2,.2]]), torch.tensor([[0.,0,1,1]])])
 def test_vote_of_few(boxes):

@@ -126,7 +126,7 @@ function voted(first, all, vote) { // where a box moves that is kept: the mean o
   const sum = [0,0,0,0]
   let total = 0
   for (const o of all) {
-    const overlap = iou(first.box,o.box), w = overlap>=vote ? o.score*overlap*overlap : 0
+    const overlap = iou(first.box,o.box), w = overlap>=vote && o.score>=.01 ? o.score*overlap*overlap : 0
     total += w
     for (let i=0; i<4; i++) sum[i] += w*o.box[i]
   }
@@ -138,10 +138,11 @@ function select(boxes, probs, cut, vote=null, nms=.45, topK=400, keep=200) { // 
     let left = []
     for (let i=0; i<probs.length/C; i++) {
       const box = boxes.subarray(4*i,4*i+4), score = probs[i*C+c]
-      if (score>=cut[c] && box[2]>box[0] && box[3]>box[1]) left.push({box, score, label:c})
+      const least = vote===null ? cut[c] : Math.min(cut[c],.01) // those that vote are not all shown
+      if (score>=least && box[2]>box[0] && box[3]>box[1]) left.push({box, score, label:c})
     }
-    left = left.sort(best).slice(0,topK)
-    const all = left
+    const all = left.sort(best).slice(0,topK)
+    left = all.filter(o => o.score>=cut[c])
     while (left.length) {
       const [first] = left
       found.push(vote===null ? first : {...first, box:voted(first,all,vote)})
