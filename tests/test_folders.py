@@ -72,7 +72,7 @@ def test_a_test_part_that_validates_is_named(few, tmp_path, capsys):
     for old,new in (('train','trainval'),('val','test')):
         (tmp_path/f'ImageSets/Main/{old}.txt').rename(tmp_path/f'ImageSets/Main/{new}.txt')
     pair = read_folder(tmp_path)
-    assert tuple(map(len,pair))==(5,4) and 'called test serves for validation' in capsys.readouterr().out
+    assert tuple(map(len,pair))==(5,4) and 'called test is used for validation' in capsys.readouterr().out
     assert len(read_folder(tmp_path, part='test'))==4
 
 @pytest.mark.parametrize('write,want', layouts)

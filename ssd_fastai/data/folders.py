@@ -40,7 +40,7 @@ def _pair(read, parts):
 def _what_became(parts):
     "For the reader: a test part used for validation, and parts that nobody has read"
     _,v,left = _pick(parts)
-    res = '; there is no other part, so that called test serves for validation' if v=='test' else ''
+    res = '; the part called test is used for validation' if v=='test' else ''
     return res + (f'; left out: {", ".join(left)} (to measure on it at the end: part={left[0]!r})' if left else '')
 
 # %% ../../nbs/data/12_folders.ipynb #7bc2f502

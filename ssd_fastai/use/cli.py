@@ -100,7 +100,10 @@ def _sets(data, out, drop_bad, test=None):
     print(f'train  {train}\nvalid  {valid}', flush=True)
     if test is None: return train,valid,None
     if not data: raise Stop(f'--test {test}: the sample has no such part; it is for your own --data')
-    return train,valid,read_folder(data, drop_bad=drop_bad, part=test)
+    held = read_folder(data, drop_bad=drop_bad, part=test)
+    if {r.path for r in held} & {r.path for r in valid}:
+        print(f"The part '{test}' is also used for validation: what is chosen by it looks better on it than it is")
+    return train,valid,held
 
 def _tell_ap(learn):
     print(f'\nAverage precision on {len(learn.dls.records[1])} photos that it was not trained on:')
