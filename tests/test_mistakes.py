@@ -158,7 +158,8 @@ def test_every_miss_has_one_stage(trained, nms, keep):
             def finds(**kw): return r.finds(box, label, .3, .5, **{'vote':mis.select['vote'], **kw})
             everything = finds(nms=None, top_k=len(r.probs))
             assert finds(nms=nms,keep=keep)==(o.stage=='taken')
-            assert o.stage=='taken' or everything==(o.stage in ('cut','suppressed'))
+            # a box that is moved by others may fit where none of them does: so 'taken' or 'cut' without a candidate that fits
+            assert o.stage in ('taken','cut') or everything==(o.stage=='suppressed')
             if o.stage=='suppressed': assert finds(nms=None) and not finds(nms=nms,keep=10**6)
             if o.stage=='cut': assert finds(nms=nms,keep=10**6) or not finds(nms=None)
             if o.stage in ('no default box','badly placed','low score'):
