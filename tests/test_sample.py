@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 from ssd_fastai.all import *
+import ssd_fastai.data.sample as sample
 
 def test_boxes_inside_and_visible(train, valid):
     for r in [*train.records,*valid.records]:
@@ -25,6 +26,19 @@ def test_boxes_are_where_the_cells_are(train):
             if l!='Platelets': continue
             x,y = ((b[:2]+b[2:])/2).astype(int)
             assert im[max(y-1,0):y+2,max(x-1,0):x+2].mean() < np.median(im)-20, (r.path,b)
+
+def test_another_process_may_finish_at_any_moment(tmp_path, monkeypatch):
+    "Between the look whether the folder is there and the move, too"
+    real,looks = sample._made,[]
+    def made(path, name):
+        res = real(path, name)
+        if not looks and any(tmp_path.glob('.drawing*/made.txt')): # the second look: now the other one finishes
+            looks.append(1)
+            make_cells(path, n=12)
+        return res
+    monkeypatch.setattr(sample, '_made', made)
+    assert len(list((make_cells(tmp_path/'c', n=12)/'images').iterdir()))==12 and looks
+    assert not list(tmp_path.glob('.drawing*'))
 
 def test_two_processes_may_draw_at_once(tmp_path):
     with ThreadPoolExecutor(2) as ex: a,b = ex.map(lambda _: make_cells(tmp_path/'c', n=12), range(2))

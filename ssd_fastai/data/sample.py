@@ -194,8 +194,11 @@ def _fill(path, name, draw): # `draw` into a folder beside `path`, which then ta
         (tmp/'made.txt').write_text(name)
         tmp.chmod(0o755)
         if _made(path, name): return # another process finished first
-        if path.exists(): path.rmdir()
-        os.replace(tmp, path)
+        try:
+            if path.exists(): path.rmdir()
+            os.replace(tmp, path)
+        except OSError:
+            if not _made(path, name): raise # else it finished just now
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/data/00_sample.ipynb #c31824d0
