@@ -3,7 +3,9 @@ import pytest, torch
 from torchvision.models.detection import ssd300_vgg16 as tv_ssd300
 from ssd_fastai.all import *
 from torchvision.ops import box_iou
+from ssd_fastai.ssd import detect as detect_module
 from ssd_fastai.ssd.detect import select, shortlist, suppress, vote_boxes
+from ssd_fastai.use import onnx_detector
 from ssd_fastai.use.onnx_detector import np_vote
 
 coder = BoxCoder()
@@ -170,6 +172,8 @@ def test_vote_is_its_definition(seed):
         i,k = (l==c).nonzero()[:,0],kept[l[kept]==c]
         got = np_vote(b[i].numpy(), s[i].numpy(), b[k].numpy(), vote)
         assert torch.allclose(torch.from_numpy(got), want[l[kept]==c], atol=1e-5)
+
+def test_the_file_votes_from_the_same_score(): assert onnx_detector.least_vote==detect_module.least_vote
 
 def test_vote_keeps_scores_labels_and_order():
     g = torch.Generator().manual_seed(0)

@@ -172,15 +172,12 @@ def _floor(min_score, nms, vote):
 
 def _best(boxes, scores, labels, min_score, nms, keep, vote=None):
     "What is kept of the candidates, highest score first"
-    if nms is None:
-        i = scores.argsort(descending=True, stable=True)[:keep]
-        return boxes[i],scores[i],labels[i]
-    if vote is None:
-        i = suppress(boxes, scores, labels, nms, keep or 200)
-        return boxes[i],scores[i],labels[i]
-    shown = (scores>min_score).nonzero()[:,0]
-    i = shown[suppress(boxes[shown], scores[shown], labels[shown], nms, keep or 200)]
-    return vote_boxes(boxes, scores, labels, i, vote),scores[i],labels[i]
+    if nms is None: i,vote = scores.argsort(descending=True, stable=True)[:keep],None
+    else:
+        shown = (scores>min_score).nonzero()[:,0] # the others only vote
+        i = shown[suppress(boxes[shown], scores[shown], labels[shown], nms, keep or 200)]
+    b = boxes[i] if vote is None else vote_boxes(boxes, scores, labels, i, vote)
+    return b,scores[i],labels[i]
 
 def select(
     probs:Tensor, # (A, n_classes) of one photo
