@@ -58,7 +58,8 @@ def test_results_file_is_whole_after_every_write(tmp_path):
 @pytest.mark.parametrize('kw,say', [(dict(epochs=0),'--epochs 0'), (dict(size='96x128'),'--size 96x128'),
                                     (dict(arch='resnet99'),'--arch resnet99'), (dict(bs=0),'--bs 0'),
                                     (dict(lr=0.),'--lr 0.0'), (dict(strides='4,9'),'--strides 4,9'),
-                                    (dict(width=0),'--width 0'), (dict(weights='none.pth'),'--weights none.pth')])
+                                    (dict(width=0),'--width 0'), (dict(weights='none.pth'),'--weights none.pth'),
+                                    (dict(test='test'),'--test test')])
 def test_bad_arguments_are_told_before_anything_starts(tmp_path, kw, say):
     with pytest.raises(Stop, match=say): ssd_train(out=tmp_path/'o', **kw)
     assert not (tmp_path/'o').exists()

@@ -98,9 +98,11 @@ def test_the_terminal_trains_on_each(few, tmp_path, capsys, write, want):
     write(few, tmp_path/'x')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        learn = ssd_train(str(tmp_path/'x'), str(tmp_path/'o'), arch='resnet10t', epochs=1, size='64', bs=2)
+        learn = ssd_train(str(tmp_path/'x'), str(tmp_path/'o'), arch='resnet10t', epochs=1, size='64', bs=2,
+                          test='test' if 'roboflow' in write.__name__ else None)
     assert tuple(map(len,learn.dls.records))==want and (tmp_path/'o/detector.pkl').is_file()
-    assert 'AP50' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'AP50' in said and ("photos of the part 'test'" in said)==('roboflow' in write.__name__)
 
 def test_two_that_fit_and_none(few, tmp_path):
     labelimg(few, tmp_path/'x')

@@ -99,7 +99,6 @@ def _sets(data, out, drop_bad, test=None):
     train,valid = read_folder(data or make_cells(), drop_bad=drop_bad)
     print(f'train  {train}\nvalid  {valid}', flush=True)
     if test is None: return train,valid,None
-    if not data: raise Stop(f'--test {test}: the sample has no such part; it is for your own --data')
     held = read_folder(data, drop_bad=drop_bad, part=test)
     if {r.path for r in held} & {r.path for r in valid}:
         print(f"The part '{test}' is also used for validation: what is chosen by it looks better on it than it is")
@@ -143,6 +142,7 @@ def ssd_train(
     body,strides = find_arch(arch or _usual_arch(pretrained)),parse_strides(strides)
     _at_least(epochs=(epochs,1), bs=(bs,1), lr=(1 if lr is None else lr,1e-12), width=(1 if width is None else width,1))
     if weights and not Path(weights).is_file(): raise Stop(f'--weights {weights}: there is no such file')
+    if test and not data: raise Stop(f'--test {test}: the sample has no such part; it is for your own --data')
     from fastai.torch_core import set_seed
     from ssd_fastai.data.augment import ssd_tfms
     from ssd_fastai.data.block import BBoxDataLoaders
