@@ -32,8 +32,6 @@ def folder(self:Annotations)->Path: # The folder that holds all photos
     return Path(os.path.commonpath([r.path.absolute().parent for r in self]))
 
 # %% ../../nbs/data/04_formats.ipynb #3922ff5e
-csv_columns = ['path','label','x0','y0','x1','y1','difficult','crowd']
-
 @patch
 def to_coco(self:Annotations,
     file:str|Path, # JSON file to write
@@ -49,6 +47,9 @@ def to_coco(self:Annotations,
     cats = [dict(id=i,name=n) for i,n in enumerate(self.vocab,1)]
     Path(file).write_text(json.dumps(dict(images=images, categories=cats, annotations=anns)), encoding='utf8')
     return Path(file)
+
+# %% ../../nbs/data/04_formats.ipynb #d30f2265
+csv_columns = ['path','label','x0','y0','x1','y1','difficult','crowd']
 
 @patch
 def to_csv(self:Annotations,
@@ -78,6 +79,7 @@ def _voc_xml(r):
         for k,v in zip(('xmin','ymin','xmax','ymax'),b): ET.SubElement(box,k).text = f'{v:g}'
     return root
 
+# %% ../../nbs/data/04_formats.ipynb #a736e27e
 @patch
 def to_voc(self:Annotations,
     xmls:str|Path, # Folder for the XML files
@@ -128,6 +130,20 @@ def __add__(self:Annotations,
     return Annotations(self.records+other.records, vocab, self.problems+other.problems)
 
 @patch
+def subset(self:Annotations,
+    keep, # A function of a record, or indices
+)->Annotations: # A new data set
+    "Some of the photos"
+    records = [r for r in self if keep(r)] if callable(keep) else [self[i] for i in keep]
+    return Annotations(records, self.vocab, self.problems)
+
+# %% ../../nbs/data/04_formats.ipynb #f5f55c4b
+def _renamed(r, names):
+    new = [names.get(l,l) for l in r.labels]
+    keep = np.array([n is not None for n in new],dtype=bool)
+    return Record(r.path, r.size, r.boxes[keep], [n for n in new if n is not None], r.difficult[keep], r.crowd[keep])
+
+@patch
 def rename(self:Annotations,
     names:dict, # {old name: new name, or None to leave the class out}
 )->Annotations: # A new data set
@@ -137,19 +153,6 @@ def rename(self:Annotations,
     vocab = [names.get(v,v) for v in self.vocab]
     records = [_renamed(r,names) for r in self]
     return Annotations(records, list(dict.fromkeys(v for v in vocab if v is not None)), self.problems)
-
-def _renamed(r, names):
-    new = [names.get(l,l) for l in r.labels]
-    keep = np.array([n is not None for n in new],dtype=bool)
-    return Record(r.path, r.size, r.boxes[keep], [n for n in new if n is not None], r.difficult[keep], r.crowd[keep])
-
-@patch
-def subset(self:Annotations,
-    keep, # A function of a record, or indices
-)->Annotations: # A new data set
-    "Some of the photos"
-    records = [r for r in self if keep(r)] if callable(keep) else [self[i] for i in keep]
-    return Annotations(records, self.vocab, self.problems)
 
 # %% ../../nbs/data/04_formats.ipynb #5cd97d6c
 def stratify(
@@ -224,6 +227,7 @@ def _xml_root(file):
         raise LabelError(f'{file} is not a Pascal VOC file: it holds <{root.tag}>, not <annotation>.')
     return root
 
+# %% ../../nbs/data/04_formats.ipynb #97670707
 def _voc_box(o, where):
     "(class name, corners) of an object"
     b = o.find('bndbox')
@@ -281,6 +285,7 @@ def _voc_ids(file):
     told = (Path(file).name,f'{out} photos','marked −1: without this class','left out')
     return ids,[told] if out else []
 
+# %% ../../nbs/data/04_formats.ipynb #2a11405d
 def _own_photo(imgs, rel, filename):
     "(photo, problems): the one named like the XML file comes before the one that <filename> names"
     ends = [e for o in sorted(photo_types) for e in (o,o.upper())]
@@ -290,7 +295,6 @@ def _own_photo(imgs, rel, filename):
     stale = said and said!=own and said.stem!=own.stem
     return own,[(f'{rel.name}.xml','',f'<filename> says {filename}',f'took {own.name}')] if stale else []
 
-# %% ../../nbs/data/04_formats.ipynb #2a11405d
 def _voc_photo(x, imgs, xmls, one_based):
     "(`Labeled`, problems) of an XML file"
     with border(x):
@@ -301,6 +305,7 @@ def _voc_photo(x, imgs, xmls, one_based):
         boxes,turned = in_order([[b[0]-one_based,b[1]-one_based,b[2],b[3]] for _,b,_ in rows], labels, x.name)
         return Labeled(path, boxes, labels, x.name, f'{rel}', size, [d for *_,d in rows]),[*probs,*turned]
 
+# %% ../../nbs/data/04_formats.ipynb #b2ee7aa5
 def _without_xml(imgs, raw, empty):
     "(`Labeled`s, problems) for the photos that have no XML file"
     known = {r.path for r in raw}
@@ -311,6 +316,7 @@ def _without_xml(imgs, raw, empty):
     told = [(rest[0].name,f'{len(rest)} photos','without XML file',act)]
     return ([Labeled(p,[],[],p.name,p.name) for p in rest] if empty else []),told
 
+# %% ../../nbs/data/04_formats.ipynb #9b5d02e5
 def read_voc(
     imgs:str|Path, # Folder with the photos
     xmls:str|Path, # Folder with the XML files
@@ -353,6 +359,7 @@ def read_yaml(
             raise LabelError(f'{file} is not a YOLO data set: it names no classes and no folders.')
         return res
 
+# %% ../../nbs/data/04_formats.ipynb #9ee19bdd
 def yolo_names(
     names, # A list, or a dictionary by number
     where:str, # File, for the message
@@ -369,6 +376,7 @@ def yolo_names(
         res[int(k)] = as_name(v, f'{where}: names: {k}')
     return dict(sorted(res.items()))
 
+# %% ../../nbs/data/04_formats.ipynb #a0b6d279
 def _yolo_config(root):
     "(file, settings): data.yaml, another YAML file with names, or classes.txt"
     if root.suffix.lower() in ('.yaml','.yml'):
@@ -395,6 +403,17 @@ def _photos_in(place):
     lines = [l.strip() for l in read_text(place).splitlines() if l.strip()]
     return [find_photo(place.parent,l) or inside(place.parent,l,place) for l in lines]
 
+def _label_file(photo):
+    "The label file of a photo: in `labels` where the last `images` of its path is, or beside it"
+    parts,here = list(photo.parts),photo.with_suffix('.txt')
+    at = [i for i,o in enumerate(parts[:-1]) if o.lower()=='images']
+    places = [Path(*parts[:at[-1]],'labels',*parts[at[-1]+1:]).with_suffix('.txt')] if at else []
+    for f in (*places,here):
+        if f.is_file(): return f
+        twin = next((o for o in (f.with_suffix('.TXT'),f.with_suffix('.Txt')) if o.is_file()), None)
+        if twin: return twin
+
+# %% ../../nbs/data/04_formats.ipynb #58fbcf1e
 def yolo_photos(
     root:Path, # Folder of the data set
     cfg:dict, # Settings: see `read_yaml`
@@ -450,16 +469,6 @@ def yolo_box(
                          'Are these pixels?')
     return names[int(v[0])],box
 
-def _label_file(photo):
-    "The label file of a photo: in `labels` where the last `images` of its path is, or beside it"
-    parts,here = list(photo.parts),photo.with_suffix('.txt')
-    at = [i for i,o in enumerate(parts[:-1]) if o.lower()=='images']
-    places = [Path(*parts[:at[-1]],'labels',*parts[at[-1]+1:]).with_suffix('.txt')] if at else []
-    for f in (*places,here):
-        if f.is_file(): return f
-        twin = next((o for o in (f.with_suffix('.TXT'),f.with_suffix('.Txt')) if o.is_file()), None)
-        if twin: return twin
-
 # %% ../../nbs/data/04_formats.ipynb #7c7df927
 def _yolo_photo(p, names, keypoints):
     "`Labeled` of a photo, and its label file or None"
@@ -480,6 +489,7 @@ def _orphans(used, photos):
     bare = [p for p,t in zip(photos,used) if t is None]
     if bare: yield bare[0].name,f'{len(bare)} photos','without a label file','taken as photos without objects'
 
+# %% ../../nbs/data/04_formats.ipynb #9f40e2cf
 def read_yolo(
     root:str|Path, # Folder with data.yaml (or classes.txt), or that file
     split:str='train', # 'train', 'valid' or 'test'
@@ -525,11 +535,11 @@ def _csv_table(file, columns):
                          f"columns={{'{gone[0]}':'…'}}; a file without a header needs one.")
     return df,what
 
+# %% ../../nbs/data/04_formats.ipynb #7c2a3ad9
 def _nothing(v):
     if isinstance(v,float): return math.isnan(v)
     return v is None or v is pd.NA or (isinstance(v,str) and not v.strip())
 
-# %% ../../nbs/data/04_formats.ipynb #7c2a3ad9
 def _csv_row(row, where):
     "(class name, corners, difficult?, crowd?) of a row; None for a photo without objects"
     label,corners = row['label'],[row[k] for k in ('x0','y0','x1','y1')]
@@ -541,6 +551,7 @@ def _csv_row(row, where):
     flags = [False if _nothing(row.get(k)) else as_flag(row.get(k),f'{where}, {k}') for k in ('difficult','crowd')]
     return as_name(label,where),[as_number(o,where) for o in corners],*flags
 
+# %% ../../nbs/data/04_formats.ipynb #6ae7c868
 def _csv_photos(df, imgs, what):
     "(`Labeled` of each photo, problems)"
     res,probs = {},[]
@@ -556,6 +567,7 @@ def _csv_photos(df, imgs, what):
         for o,v in ((r.labels,got[0]),(r.boxes,box),(r.difficult,got[2]),(r.crowd,got[3])): o.append(v)
     return list(res.values()),probs
 
+# %% ../../nbs/data/04_formats.ipynb #96bea2f2
 def _like_width_height(raw, turned):
     "Do the last two columns look like a width and a height?"
     if not turned: return
