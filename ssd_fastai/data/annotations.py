@@ -7,7 +7,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/data/annotations.html.md"""
 # %% auto #0
 __all__ = ['photo_types', 'Record', 'Annotations', 'BoxWarning', 'clean', 'LabelError', 'border', 'decode', 'read_text',
            'as_number', 'as_flag', 'as_name', 'as_id', 'by_id', 'spellings', 'find_photo', 'inside', 'Labeled',
-           'merge_photos', 'are_fractions', 'OtherSize', 'Unturned', 'to_record', 'finish', 'as_size', 'read_coco']
+           'merge_photos', 'OtherSize', 'Unturned', 'to_record', 'are_fractions', 'finish', 'as_size', 'read_coco']
 
 # %% ../../nbs/data/03_annotations.ipynb #b6dd1800
 import codecs, json, math, os, warnings
@@ -155,6 +155,7 @@ def as_flag(
     try: return _flags[str(v).strip().lower()]
     except KeyError: raise LabelError(f'{where}: the flag {str(v)[:60]!r} is neither 0 (no) nor 1 (yes).') from None
 
+# %% ../../nbs/data/03_annotations.ipynb #1a90a21c
 def as_name(
     v, # Text. Whole numbers are taken as text
     where:str, # File and row, for the message
@@ -175,6 +176,7 @@ def as_id(
     if ok and str(v).strip(): return str(v).strip()
     raise LabelError(f'{where}: the id {str(v)[:60]!r} is neither a whole number nor text.')
 
+# %% ../../nbs/data/03_annotations.ipynb #9c5c6d72
 def by_id(
     rows:list, # Dictionaries with an `id`
     where:str, # File and table, for the message
@@ -207,6 +209,7 @@ def spellings(
     web = unquote(slashes.split('?d=')[-1]).replace('\\','/')
     return list(dict.fromkeys(_steps(o) for o in (name,slashes,web)))
 
+# %% ../../nbs/data/03_annotations.ipynb #2eeefa2f
 def find_photo(
     folder:str|Path, # Where the photos are
     name:str, # A photo's name, from a label file
@@ -220,6 +223,7 @@ def find_photo(
                 here = os.path.join(folder, *steps[skip:])+end
                 if steps[skip:] and os.path.isfile(here): return Path(here)
 
+# %% ../../nbs/data/03_annotations.ipynb #05c55de8
 def inside(
     folder:str|Path, # Where the photos are
     name:str, # A photo's name, from a label file
@@ -270,14 +274,6 @@ def merge_photos(
 def _flags_of(r, f): return list(getattr(r,f)) or [False]*len(r.labels)
 
 # %% ../../nbs/data/03_annotations.ipynb #46922616
-def are_fractions(
-    raw:list, # `Labeled`s
-)->bool:
-    "Do all boxes of a data set lie between 0 and 1?"
-    b = np.array([o for r in raw for o in r.boxes],dtype=float).reshape(-1,4)
-    b = b[np.isfinite(b).all(1)]
-    return bool(len(b) and b.min()>=-.01 and b.max()<=1.01 and (b[:,2:]>b[:,:2]).all(1).any())
-
 class OtherSize(BadPhoto): "A photo whose size differs from what its label file says"
 
 class Unturned(BadPhoto): "A photo that was labeled as it is stored, before EXIF turns it"
@@ -304,15 +300,6 @@ def _listing(what, errs, n=5):
     more = f'\n  … and {len(errs)-n} more' if len(errs)>n else ''
     return f'{len(errs)} {what}:\n  ' + '\n  '.join(errs[:n]) + more
 
-def _elsewhere(path):
-    "Where a missing photo may be instead: a hint"
-    if path.exists(): return ''
-    top = next((p for p in path.parents if p.is_dir()), None)
-    if top is None or top==Path(top.anchor): return ''
-    near = (p for p in islice(top.rglob('*'),100_000) if p.suffix.lower() in photo_types)
-    hit = next((p for p in near if p.stem.casefold()==path.stem.casefold()), None)
-    return f'\n  There is {hit}, though.' if hit else ''
-
 def _summary(probs):
     n = Counter(f'{a} ({p.split(" (")[0]})' for _,_,p,a in probs)
     first = '; '.join(f'{f} {o}'.strip() for f,o,_,_ in probs[:3])
@@ -331,12 +318,30 @@ def _whole_vocab(recs, vocab, probs):
     return list(known)
 
 # %% ../../nbs/data/03_annotations.ipynb #46910a01
+def are_fractions(
+    raw:list, # `Labeled`s
+)->bool:
+    "Do all boxes of a data set lie between 0 and 1?"
+    b = np.array([o for r in raw for o in r.boxes],dtype=float).reshape(-1,4)
+    b = b[np.isfinite(b).all(1)]
+    return bool(len(b) and b.min()>=-.01 and b.max()<=1.01 and (b[:,2:]>b[:,:2]).all(1).any())
+
 def _scale_fractions(raw, probs):
     if any(r.fractions for r in raw) or not are_fractions(raw): return
     for r in raw: r.fractions = True
     probs.append((raw[0].name,'','coordinates between 0 and 1: fractions of the photo','scaled to pixels'))
 
+# %% ../../nbs/data/03_annotations.ipynb #4063506a
 _left_out = {OtherSize:'size differs from its label file', Unturned:'labeled as it is stored, before EXIF turns it'}
+
+def _elsewhere(path):
+    "Where a missing photo may be instead: a hint"
+    if path.exists(): return ''
+    top = next((p for p in path.parents if p.is_dir()), None)
+    if top is None or top==Path(top.anchor): return ''
+    near = (p for p in islice(top.rglob('*'),100_000) if p.suffix.lower() in photo_types)
+    hit = next((p for p in near if p.stem.casefold()==path.stem.casefold()), None)
+    return f'\n  There is {hit}, though.' if hit else ''
 
 def _look_at_photos(raw, probs):
     "(records, messages about photos that cannot be used)"
@@ -353,6 +358,7 @@ def _look_at_photos(raw, probs):
             probs += rows
     return recs,bad
 
+# %% ../../nbs/data/03_annotations.ipynb #c995aa0b
 def finish(
     raw:list, # What the label files say: `Labeled`s
     vocab:list=None, # Object classes in order. Default: the names that occur, sorted
@@ -378,15 +384,6 @@ def _once(pairs):
     if len(d)==len(pairs): return d
     raise ValueError(f'a key occurs twice: {[k for k,n in Counter(k for k,_ in pairs).items() if n>1][:3]}')
 
-def as_size(
-    width, # Pixels, also as text. Nothing, 0 or -1 where a tool did not know
-    height, # The same
-    where:str, # File and row, for the message
-)->tuple: # (width, height), or None if the file does not say
-    "The size of a photo out of a label file"
-    w,h = (0. if o in (None,'') else as_number(o,where) for o in (width,height))
-    return (w,h) if w>0 and h>0 and math.isfinite(w+h) else None
-
 def _coco_names(d, file):
     "({category id: name} in the order of the ids, problems)"
     cats,probs = by_id(d['categories'], f'{file}: categories')
@@ -401,6 +398,15 @@ def _coco_names(d, file):
     return names,probs
 
 # %% ../../nbs/data/03_annotations.ipynb #7c935dd9
+def as_size(
+    width, # Pixels, also as text. Nothing, 0 or -1 where a tool did not know
+    height, # The same
+    where:str, # File and row, for the message
+)->tuple: # (width, height), or None if the file does not say
+    "The size of a photo out of a label file"
+    w,h = (0. if o in (None,'') else as_number(o,where) for o in (width,height))
+    return (w,h) if w>0 and h>0 and math.isfinite(w+h) else None
+
 def _coco_photos(d, imgs, file):
     "({image id: `Labeled`}, problems)"
     rows,probs = by_id(d['images'], f'{file}: images')
@@ -412,6 +418,7 @@ def _coco_photos(d, imgs, file):
         res[k] = Labeled(path, [], [], f"{Path(file).name}: {im['file_name']}", im['file_name'], size)
     return res,probs
 
+# %% ../../nbs/data/03_annotations.ipynb #58795c02
 def _coco_box(a, where):
     v = a.get('bbox')
     if not isinstance(v,list) or len(v)!=4:
