@@ -41,6 +41,7 @@ def value_range(
     if lo>=0 and hi>white/16: return 0.,white
     return lo,(hi if hi>lo else lo+1)
 
+# %% ../../nbs/data/02_photos.ipynb #37114c5f
 def _gray8(im): # (8-bit photo, what was found, what was done) of one with a single deep channel
     a = np.asarray(im)
     ok = np.isfinite(a)
@@ -51,7 +52,6 @@ def _gray8(im): # (8-bit photo, what was found, what was done) of one with a sin
     if white==65535 and im.mode not in ('I','F'): what = '' # all 16 bits are in use: no guess
     return Image.fromarray(gray.clip(0,255).astype(np.uint8)),what,f'{black:g} is black and {white:g} is white'
 
-# %% ../../nbs/data/02_photos.ipynb #37114c5f
 def _deep_color(im): # Does the file have 16 bits for each of several channels? Ask before the photo is loaded
     return im.mode in ('RGB','RGBA','LA') and any(';16' in str(t[3]) for t in getattr(im,'tile',()))
 
@@ -101,6 +101,7 @@ def _as_seen(im): # (RGB photo, EXIF orientation, rows)
     for k in ('exif','xmp','XML:com.adobe.xmp','Raw profile type exif'): rgb.info.pop(k, None)
     return rgb,told,rows
 
+# %% ../../nbs/data/02_photos.ipynb #5fa33686
 def _tell(name, rows):
     for what,done,loud in rows:
         if loud: warnings.warn(f'{name}: {what}; {done}', PhotoWarning, stacklevel=3)
@@ -123,6 +124,7 @@ def _remedy(path, e): # what to do about a file that raised `e`
     if Path(path).suffix.lower() in ('.heic','.heif'): return 'PIL does not know this format: convert it to JPEG.'
     return 'Open it in a viewer: save it again, or remove it and its label.'
 
+# %% ../../nbs/data/02_photos.ipynb #54de7275
 def read_photo(
     path:str|Path, # A file that PIL can read
     at_least:int=None, # The photo may be reduced, to no less than this side: faster for a JPEG
@@ -210,6 +212,7 @@ def _edges(gray, boxes): # mean change of brightness across the borders of boxes
         res += [across(gray[max(at(y,h)-4,0):at(y,h)+5, cols]) for y in (y0,y1)]
     return float(np.mean(res))
 
+# %% ../../nbs/data/02_photos.ipynb #3317220d
 def unturned_score(
     photo:Image.Image, # As a person sees it. It may be reduced
     boxes:np.ndarray, # (n, 4) corners in pixels of the unreduced photo, as labeled
@@ -304,6 +307,7 @@ def _links(marks, close): # for each photo, those that it is a copy or a near-du
         for i,near in zip(own, look_alikes(t, t, close)): links[i] += [own[j] for j in near if own[j]!=i]
     return links
 
+# %% ../../nbs/data/02_photos.ipynb #3b46afd0
 def duplicate_groups(
     marks:list, # `fingerprint` of each photo
     close:float=3., # Largest mean difference of near-duplicates, of 255
