@@ -26,6 +26,7 @@ def _twice(r, i, j, iou): # (problem, what will happen) of box j, which lies on 
         return f'same box as {i}' + ('' if r.labels[i]==r.labels[j] else f', but that is {r.labels[i]}'),'kept twice'
     if r.labels[i]==r.labels[j]: return f'nearly the box of {i} (IoU {iou:.2f})','kept twice'
 
+# %% ../../nbs/data/05_check.ipynb #389f3050
 def box_rows(
     r:Record, # A photo
     tiny:float=3., # Sides below this are suspicious, in pixels
@@ -82,6 +83,7 @@ def _twice_rows(records, marks): # rows for photos that repeat another one of th
     pairs = [pair for group in duplicate_groups(marks) for pair in group[1:]]
     return [row(i,j) for i,j in sorted(pairs)]
 
+# %% ../../nbs/data/05_check.ipynb #d9abe5cf
 def near_duplicates(
     a:list, # (hash of the file, thumbnail) of each photo: see `fingerprint`
     b:list, # The same, of another set
@@ -99,8 +101,6 @@ def near_duplicates(
     return res
 
 # %% ../../nbs/data/05_check.ipynb #e95f8f20
-def _plain(name): return ' '.join(name.lower().replace('_',' ').replace('-',' ').split())
-
 def usable(
     ann:Annotations, # A data set
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
@@ -108,6 +108,9 @@ def usable(
     "Objects that can be learned from, and that count in average precision"
     def kept(r): return ~np.any([getattr(r,f) for f in ignore], 0) if ignore else np.ones(len(r.labels), dtype=bool)
     return Counter(l for r in ann for l,k in zip(r.labels,kept(r)) if k)
+
+# %% ../../nbs/data/05_check.ipynb #0706a177
+def _plain(name): return ' '.join(name.lower().replace('_',' ').replace('-',' ').split())
 
 def class_rows(
     ann:Annotations, # A data set
@@ -124,6 +127,13 @@ def class_rows(
     return rows
 
 # %% ../../nbs/data/05_check.ipynb #9686d33d
+def _crowded_rows(valid, most): # are there photos with more objects than average precision counts?
+    crowded = [r for r in valid or [] if len(r.labels)-r.crowd.sum()>most]
+    if not crowded: return []
+    what = f'{len(crowded)} validation photos have more than {most} objects ({crowded[0].path.name}, say)'
+    return [('','',what,f'AP counts {most} detections a photo: see `max_dets` of `coco_metrics`')]
+
+# %% ../../nbs/data/05_check.ipynb #092f76c4
 def set_rows(
     train:Annotations, # For training
     valid:Annotations=None, # For validation
@@ -138,11 +148,7 @@ def set_rows(
         what = f'the {name} set has no objects'
         if n: what = f'all {n} objects of the {name} set are ignored ({" or ".join(ignore)})'
         rows.append(('','',what,then))
-    crowded = [r for r in valid or [] if len(r.labels)-r.crowd.sum()>most]
-    if crowded:
-        what = f'{len(crowded)} validation photos have more than {most} objects ({crowded[0].path.name}, say)'
-        rows.append(('','',what,f'AP counts {most} detections a photo: see `max_dets` of `coco_metrics`'))
-    return rows
+    return rows+_crowded_rows(valid, most)
 
 # %% ../../nbs/data/05_check.ipynb #3f3a535e
 def _merge_classes(ann): # one spelling of each class, the most frequent. Returns {plain name: that spelling}
@@ -152,6 +158,7 @@ def _merge_classes(ann): # one spelling of each class, the most frequent. Return
     ann.vocab = list(dict.fromkeys(best[_plain(v)] for v in ann.vocab))
     return best
 
+# %% ../../nbs/data/05_check.ipynb #08b3b697
 def _drop_copies(r): # of boxes that occur twice, with the same class
     first = {}
     for i,(b,l) in enumerate(zip(r.boxes.tolist(),r.labels)): first.setdefault((*b,l), i)
@@ -159,6 +166,7 @@ def _drop_copies(r): # of boxes that occur twice, with the same class
     r.labels = [r.labels[i] for i in keep]
     for f in ('boxes','difficult','crowd'): setattr(r, f, getattr(r,f)[keep])
 
+# %% ../../nbs/data/05_check.ipynb #d7091463
 def repair(
     ann:Annotations, # Changed in place
     rows:list, # What `check` found
@@ -179,6 +187,7 @@ def _look(ann, n_workers, progress): # (rows, fingerprints, scores) of the photo
     scores = [s for *_,s in seen if s is not None]
     return [row for rows,*_ in seen for row in rows]+unturned_rows(scores),[mark for _,mark,_ in seen]
 
+# %% ../../nbs/data/05_check.ipynb #3ffdd441
 @patch
 def check(self:Annotations,
     other:Annotations=None, # Validation set, to find photos that are in both
@@ -204,6 +213,20 @@ def _box_table(ann):
             for r in ann for l,b in zip(r.labels,r.boxes)]
     return pd.DataFrame(rows, columns=['class','width','height','x','y','aspect'])
 
+# %% ../../nbs/data/05_check.ipynb #1c9b61ef
+def _class_bars(ax, df, vocab, colors):
+    ax.barh(list(map(str,vocab)), [(df['class']==v).sum() for v in vocab], color=colors)
+    ax.invert_yaxis()
+    ax.set_title('objects', fontsize=9)
+
+def _size_axes(ax): # of a logarithmic plot, with plain numbers
+    for axis in (ax.xaxis,ax.yaxis):
+        axis.set_major_locator(FixedLocator([.1,.2,.5,1,2,5,10,20,50,100]))
+        axis.set_major_formatter('{x:g}')
+    ax.minorticks_off()
+    ax.set_title('width and height, % of the photo', fontsize=9)
+
+# %% ../../nbs/data/05_check.ipynb #51dc51de
 @patch
 def plot_stats(self:Annotations,
     height:float=2.8, # Inches
@@ -212,19 +235,13 @@ def plot_stats(self:Annotations,
     df = _box_table(self)
     fig,axs = plt.subplots(1,4,figsize=(4*height,height))
     colors = [palette[i%len(palette)] for i in range(len(self.vocab))]
-    axs[0].barh(list(map(str,self.vocab)), [(df['class']==v).sum() for v in self.vocab], color=colors)
-    axs[0].invert_yaxis()
-    axs[0].set_title('objects', fontsize=9)
+    _class_bars(axs[0], df, self.vocab, colors)
     for v,c in zip(self.vocab,colors):
         d = df[df['class']==v]
         axs[1].loglog(100*d.width, 100*d.height, '.', ms=2, color=c)
         axs[2].plot(d.x, d.y, '.', ms=2, color=c)
         if len(d): axs[3].hist(np.log2(d.aspect), bins=np.linspace(-3,3,31), histtype='step', color=c, density=True)
-    for axis in (axs[1].xaxis,axs[1].yaxis):
-        axis.set_major_locator(FixedLocator([.1,.2,.5,1,2,5,10,20,50,100]))
-        axis.set_major_formatter('{x:g}')
-    axs[1].minorticks_off()
-    axs[1].set_title('width and height, % of the photo', fontsize=9)
+    _size_axes(axs[1])
     axs[2].set(xlim=(0,1), ylim=(1,0))
     axs[2].set_title('centers', fontsize=9)
     axs[3].set_xticks([-2,-1,0,1,2], ['1:4','1:2','1:1','2:1','4:1'])
