@@ -12,7 +12,7 @@ import math
 import numpy as np, torch
 from torch import Tensor
 from matplotlib import pyplot as plt, patheffects
-from fastcore.basics import store_attr
+from fastcore.basics import patch, store_attr
 
 # %% ../../nbs/data/01_boxes.ipynb #cc96bfa0
 palette = ['#e6194b','#4363d8','#111111','#3cb44b','#f58231','#911eb4','#008080','#9a6324','#f032e6','#808000']
@@ -25,6 +25,7 @@ def _show_box(ax, box, color, text):
     y = max(y0-1,0) # parse_math: a `$` in a class name is a dollar
     ax.text(x0, y, text, fontsize=6, color=color, va='bottom', path_effects=halo, parse_math=False)
 
+# %% ../../nbs/data/01_boxes.ipynb #ce2662e5
 def show_boxes(
     img, # What `imshow` takes: a PIL image, or an array (h, w, 3)
     boxes, # (n, 4) corners in pixels of `img`
@@ -85,12 +86,14 @@ class BoxCoder:
         stretch = (b[...,2:].clamp(min=1e-6)/d[...,2:]).log()
         return torch.cat([shift,stretch], -1)*b.new_tensor(self.weights)
 
-    def decode(self,
-        t:Tensor, # (..., 4) offsets tx,ty,tw,th
-        default:Tensor, # (..., 4) default boxes, corners
-    )->Tensor: # (..., 4) boxes, corners, same unit as `default`
-        "`default` moved and stretched by the offsets `t`"
-        d,t = xyxy2cxcywh(default),t/t.new_tensor(self.weights)
-        center = d[...,:2]+t[...,:2]*d[...,2:]
-        size = d[...,2:]*t[...,2:].clamp(max=self.clip).exp()
-        return cxcywh2xyxy(torch.cat([center,size], -1))
+# %% ../../nbs/data/01_boxes.ipynb #04520a20
+@patch
+def decode(self:BoxCoder,
+    t:Tensor, # (..., 4) offsets tx,ty,tw,th
+    default:Tensor, # (..., 4) default boxes, corners
+)->Tensor: # (..., 4) boxes, corners, same unit as `default`
+    "`default` moved and stretched by the offsets `t`"
+    d,t = xyxy2cxcywh(default),t/t.new_tensor(self.weights)
+    center = d[...,:2]+t[...,:2]*d[...,2:]
+    size = d[...,2:]*t[...,2:].clamp(max=self.clip).exp()
+    return cxcywh2xyxy(torch.cat([center,size], -1))

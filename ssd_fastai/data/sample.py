@@ -15,6 +15,11 @@ from PIL import Image, ImageFilter
 from fastai.data.external import fastai_cfg
 
 # %% ../../nbs/data/00_sample.ipynb #59d1b890
+def _edge(rng, r, wobble): # the radius of a nearly round shape, as a function of the angle
+    waves = [(k,rng.normal(0,wobble/k),rng.uniform(0,6.28)) for k in (2,3,4)]
+    return lambda angle: r*(1 + sum(a*np.cos(k*angle+p) for k,a,p in waves))
+
+# %% ../../nbs/data/00_sample.ipynb #0955e87f
 def blob(
     rng:np.random.Generator, # Source of randomness
     cx:float, # Center, in pixels from the left
@@ -26,7 +31,7 @@ def blob(
     soft:float=1., # Width of the edge in pixels
 )->np.ndarray: # (height, width) float32: 1 inside, 0 outside
     "Soft mask of a nearly round shape"
-    waves = [(k,rng.normal(0,wobble/k),rng.uniform(0,6.28)) for k in (2,3,4)]
+    edge = _edge(rng, r, wobble)
     res = np.zeros((size[1],size[0]), np.float32)
     reach = 1.5*r+5*soft # further out the mask is 0
     x0,x1 = np.clip([cx-reach,cx+reach], 0, size[0]).astype(int)
@@ -34,8 +39,7 @@ def blob(
     y,x = np.ogrid[y0:y1, x0:x1]
     dx,dy = x+.5-cx,(y+.5-cy)/squash
     angle,dist = np.arctan2(dy,dx),np.hypot(dx,dy)
-    edge = r*(1 + sum(a*np.cos(k*angle+p) for k,a,p in waves))
-    res[y0:y1, x0:x1] = 1/(1+np.exp(np.clip((dist-edge)/soft*2, -30, 30)))
+    res[y0:y1, x0:x1] = 1/(1+np.exp(np.clip((dist-edge(angle))/soft*2, -30, 30)))
     return res
 
 # %% ../../nbs/data/00_sample.ipynb #57347a30
@@ -54,6 +58,7 @@ def _tint(img, m, color, strength=1.): # Only where the mask is more than next t
     part = np.s_[b[1]:b[3], b[0]:b[2]]
     img[part] += (m[part]*strength)[...,None]*(np.asarray(color,dtype=np.float32)-img[part])
 
+# %% ../../nbs/data/00_sample.ipynb #39178b4f
 def paint_rbc(
     img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
     rng:np.random.Generator, # Source of randomness
@@ -90,6 +95,7 @@ def paint_wbc(
         _tint(img, lobe*m, stain*[.42,.25,.58], .85)
     return m
 
+# %% ../../nbs/data/00_sample.ipynb #db8906d0
 def paint_platelet(
     img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
     rng:np.random.Generator, # Source of randomness
@@ -120,6 +126,15 @@ def free_spot(
         if all(np.hypot(x-a,y-b) > gap*(r+c) for a,b,c in others): return x,y
 
 # %% ../../nbs/data/00_sample.ipynb #4d6b1830
+def _glass(rng, size): # a lamp seen through glass, with specks of dirt
+    w,h = size
+    img = np.tile(np.float32([.93,.90,.84])*rng.uniform(.94,1.04,3).astype(np.float32), (h,w,1))
+    for _ in range(rng.integers(0,8)):
+        speck = blob(rng, rng.uniform(0,w), rng.uniform(0,h), rng.uniform(.8,2.2), size, .3)
+        _tint(img, speck, [.6,.55,.5], .5)
+    return img
+
+# %% ../../nbs/data/00_sample.ipynb #1e419ef3
 cell_names = ['RBC', 'WBC', 'Platelets']
 
 def _plan(rng): # names and radii. Large cells and platelets first, or they would find no room
@@ -127,6 +142,7 @@ def _plan(rng): # names and radii. Large cells and platelets first, or they woul
     n_platelets = rng.choice(5, p=[.2,.25,.25,.2,.1])
     return [('WBC',37)]*n_wbc + [('Platelets',9)]*n_platelets + [('RBC',24)]*int(rng.integers(5,16))
 
+# %% ../../nbs/data/00_sample.ipynb #0907b1c7
 def _place(plan, rng, scale, size): # (name, x, y, radius) of the cells that found a place
     res = []
     for name,r in plan:
@@ -152,12 +168,8 @@ def draw_smear(
     empty:bool=False, # A smear without cells?
 ): # (PIL image, boxes as [[x0,y0,x1,y1]], names)
     "One photo of a blood smear with its boxes"
-    w,h = size
-    stain,scale = rng.uniform(.88,1.1,3),rng.uniform(.88,1.12)*w/320
-    img = np.tile(np.float32([.93,.90,.84])*rng.uniform(.94,1.04,3).astype(np.float32), (h,w,1))
-    for _ in range(rng.integers(0,8)): # specks of dirt
-        speck = blob(rng, rng.uniform(0,w), rng.uniform(0,h), rng.uniform(.8,2.2), size, .3)
-        _tint(img, speck, [.6,.55,.5], .5)
+    stain,scale = rng.uniform(.88,1.1,3),rng.uniform(.88,1.12)*size[0]/320
+    img = _glass(rng, size)
     cells = [] if empty else _place(_plan(rng), rng, scale, size)
     paint = dict(RBC=paint_rbc, WBC=paint_wbc, Platelets=paint_platelet)
     boxes = [mask_box(paint[n](img, rng, x, y, r, stain)) for n,x,y,r in reversed(cells)][::-1]
@@ -174,6 +186,7 @@ def _coco(recs):
     categories = [dict(id=i, name=n) for i,n in enumerate(cell_names, 1)]
     return dict(images=images, categories=categories, annotations=_annotations(recs))
 
+# %% ../../nbs/data/00_sample.ipynb #2bc2369a
 def _draw_all(path, n, size, seed, empty_every): # Photos into images/. (id, file, size, boxes, names) of each
     (path/'images').mkdir()
     recs = []
@@ -183,6 +196,11 @@ def _draw_all(path, n, size, seed, empty_every): # Photos into images/. (id, fil
         im.save(path/'images'/f'smear_{i:04}.jpg', quality=92)
         recs.append((i+1,f'smear_{i:04}.jpg',size,boxes,names))
     return recs
+
+def _write_set(path, n_train, n, *args):
+    recs = _draw_all(path, n, *args)
+    (path/'train.json').write_text(json.dumps(_coco(recs[:n_train])))
+    (path/'valid.json').write_text(json.dumps(_coco(recs[n_train:])))
 
 # %% ../../nbs/data/00_sample.ipynb #36efd0e0
 def _made(path, name): return (path/'made.txt').exists() and (path/'made.txt').read_text()==name
@@ -221,9 +239,5 @@ def make_cells(
         raise FileExistsError(f'{path} is not empty and was not drawn with these arguments: '
                               'delete it or choose another folder')
     path.parent.mkdir(parents=True, exist_ok=True)
-    def draw(folder):
-        recs = _draw_all(folder, n, size, seed, empty_every)
-        (folder/'train.json').write_text(json.dumps(_coco(recs[:n_train])))
-        (folder/'valid.json').write_text(json.dumps(_coco(recs[n_train:])))
-    _fill(path, name, draw)
+    _fill(path, name, lambda tmp: _write_set(tmp, n_train, n, size, seed, empty_every))
     return path
