@@ -19,7 +19,7 @@ from torch import Tensor
 from fastai.vision.core import PILImage, TensorImage, TensorBBox, TensorMultiCategory
 from fastai.data.transforms import ItemTransform
 from fastai.vision.augment import RandTransform
-from fastcore.basics import store_attr
+from fastcore.basics import patch, store_attr
 from .windows import crop_resize, fitted_window, snap
 
 # %% ../../nbs/data/07_augment.ipynb #0d6507c0
@@ -59,6 +59,7 @@ def reasons(
     counts = {k:int(v.sum()) if isinstance(v,Tensor) else v for k,v in why.items()}
     return {k:n for k,n in counts.items() if n}
 
+# %% ../../nbs/data/07_augment.ipynb #e1db8956
 def window_stats(
     b:Tensor, # (n, 4) boxes before, corners in pixels of the photo
     keep:Tensor, # (n,) mask of the boxes that were kept
@@ -92,16 +93,6 @@ class BoxResize(ItemTransform):
         if method not in ('squish','pad','crop'):
             raise ValueError(f"method='{method}': choose 'squish', 'pad' or 'crop'")
         self.size,self.method,self.box_stats = hw(size),method,None
-    def window(self,
-        size:tuple, # (width, height) of a photo
-    )->dict: # `window`: x0,y0,x1,y1 in its pixels
-        "What the model sees of a photo when nothing is random"
-        return dict(window=fitted_window(size, self.size, self.method))
-    def pick(self,
-        x:tuple, # (photo, boxes, labels)
-    )->dict: # `window`, and maybe `flip` and `flip_vert`: arguments of `crop_resize`
-        "How to look at a photo; nothing is random here"
-        return self.window(x[0].size)
     def encodes(self, x):
         if len(x)<3: return (PILImage(crop_resize(x[0],size=self.size,**self.window(x[0].size))), *x[1:]) # no target
         view,b0 = self.pick(x),x[1].as_subclass(Tensor)
@@ -110,6 +101,21 @@ class BoxResize(ItemTransform):
         self.box_stats = window_stats(b0, keep, view['window'])
         photo = PILImage(crop_resize(x[0], size=self.size, **view))
         return photo,TensorBBox(b, img_size=self.size[::-1]),TensorMultiCategory(x[2].as_subclass(Tensor)[keep])
+
+# %% ../../nbs/data/07_augment.ipynb #52f7722c
+@patch
+def window(self:BoxResize,
+    size:tuple, # (width, height) of a photo
+)->dict: # `window`: x0,y0,x1,y1 in its pixels
+    "What the model sees of a photo when nothing is random"
+    return dict(window=fitted_window(size, self.size, self.method))
+
+@patch
+def pick(self:BoxResize,
+    x:tuple, # (photo, boxes, labels)
+)->dict: # `window`, and maybe `flip` and `flip_vert`: arguments of `crop_resize`
+    "How to look at a photo; nothing is random here"
+    return self.window(x[0].size)
 
 # %% ../../nbs/data/07_augment.ipynb #fd5f1efa
 def zoom_out(
@@ -122,6 +128,7 @@ def zoom_out(
     x,y = -random.uniform(0,s-1)*w, -random.uniform(0,s-1)*h
     return x,y,x+s*w,y+s*h
 
+# %% ../../nbs/data/07_augment.ipynb #a7de2d16
 def zoom_in(
     w:int, # Width of the photo
     h:int, # Height of the photo
@@ -166,15 +173,18 @@ class RandomWindow(BoxResize):
         b = x[1].as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([w,h,w,h])) # only what is on the photo
         window = self.draw(w, h, b[((b[:,2:]-b[:,:2])>0).all(1)])
         return dict(window=window, flip=random.random()<self.p_flip, flip_vert=random.random()<self.p_flip_vert)
-    def draw(self,
-        w:int, # Width of the photo
-        h:int, # Height of the photo
-        b:Tensor, # (n, 4) objects, corners in pixels of the photo
-    )->tuple: # x0,y0,x1,y1 in pixels of the photo
-        "A random window"
-        if random.random()<self.p_out: return zoom_out(w, h, self.max_out)
-        crop = zoom_in(w, h, b, self.min_in, self.tries) if random.random()<self.p_in else None
-        return crop or self.window((w,h))['window']
+
+# %% ../../nbs/data/07_augment.ipynb #e6277070
+@patch
+def draw(self:RandomWindow,
+    w:int, # Width of the photo
+    h:int, # Height of the photo
+    b:Tensor, # (n, 4) objects, corners in pixels of the photo
+)->tuple: # x0,y0,x1,y1 in pixels of the photo
+    "A random window"
+    if random.random()<self.p_out: return zoom_out(w, h, self.max_out)
+    crop = zoom_in(w, h, b, self.min_in, self.tries) if random.random()<self.p_in else None
+    return crop or self.window((w,h))['window']
 
 # %% ../../nbs/data/07_augment.ipynb #68b1bb20
 def _good_crops(c, b, least):
@@ -185,6 +195,7 @@ def _good_crops(c, b, least):
     area_b,area_c = ((o[...,2:]-o[...,:2]).prod(-1) for o in (b,c))
     return (within & (inter/(area_b+area_c-inter)>=least)).any(1)
 
+# %% ../../nbs/data/07_augment.ipynb #78d0d2ab
 def iou_crop(
     b:np.ndarray, # (n, 4) objects, corners, as fractions of the picture
     rng:np.random.Generator, # Source of randomness
@@ -265,6 +276,7 @@ def color_maps(
     matrices,offsets = zip(*(draw() for _ in range(n)))
     return torch.stack(matrices),torch.stack(offsets)
 
+# %% ../../nbs/data/07_augment.ipynb #8aa34bd3
 class ColorJitter(RandTransform):
     "Random brightness, contrast, saturation and hue of a batch in one matrix product; training only (SSD paper §2.2)"
     order,split_idx = 20,0
@@ -320,12 +332,16 @@ class KeepInside(CountsLater):
         keep = real & area & (fraction>=self.min_visible)
         self.box_stats = lambda: self._count(real, keep, fraction)
         return (x[0], TensorBBox(clipped*keep[...,None]), TensorMultiCategory(lbl*keep), *x[3:])
-    def _count(self, real, keep, fraction):
-        outside = real & (fraction<=0)
-        hardly = real & (fraction>0) & (fraction<self.min_visible)
-        lost = reasons({'outside the picture':outside, f'less than {self.min_visible:.0%} visible':hardly,
-                        'no area':real & ~keep & ~outside & ~hardly})
-        return BoxStats(real.sum().item(), (keep & (fraction<1-1e-4)).sum().item(), lost)
+
+# %% ../../nbs/data/07_augment.ipynb #7df16908
+@patch
+def _count(self:KeepInside, real, keep, fraction):
+    "How many boxes were cut, and how many were dropped for which reason"
+    outside = real & (fraction<=0)
+    hardly = real & (fraction>0) & (fraction<self.min_visible)
+    lost = reasons({'outside the picture':outside, f'less than {self.min_visible:.0%} visible':hardly,
+                    'no area':real & ~keep & ~outside & ~hardly})
+    return BoxStats(real.sum().item(), (keep & (fraction<1-1e-4)).sum().item(), lost)
 
 # %% ../../nbs/data/07_augment.ipynb #728b4960
 def ssd_tfms(

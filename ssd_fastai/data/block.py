@@ -6,7 +6,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/data/block.html.md"""
 
 # %% auto #0
 __all__ = ['record_photo', 'record_boxes', 'Ignored', 'record_labels', 'RecordLabels', 'BoxCategorize', 'pad_boxes',
-           'BBoxDataLoaders', 'BBoxDataBlock', 'tfm_pair', 'check_item_tfms', 'check_batch_tfms', 'bbox_datablock',
+           'BBoxDataLoaders', 'tfm_pair', 'check_item_tfms', 'check_batch_tfms', 'BBoxDataBlock', 'bbox_datablock',
            'n_objects', 'check_pair', 'loader_stats', 'same_stats', 'unnormalize', 'color_legend', 'as_test_item']
 
 # %% ../../nbs/data/10_block.ipynb #7409c220
@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 from fastai.vision.all import *
 from .annotations import Record, Annotations, Labeled, clean, finish, read_coco
-from .formats import read_voc
 from .check import set_rows
 from .photos import open_photo, photo_size, to_rgb
-from .formats import read_csv, read_yolo
+from .formats import read_csv, read_voc, read_yolo
 from .boxes import batch_boxes, palette, show_boxes
 from .augment import BoxResize, KeepInside, hw, ssd_tfms
 from .geometry import BoxGeometry
@@ -111,12 +110,6 @@ class BBoxDataLoaders(DataLoaders):
         "`Record`s of the training and of the validation set"
         return self.train.dataset.items,self.valid.dataset.items
 
-class BBoxDataBlock(DataBlock):
-    "A fastai `DataBlock` that makes `BBoxDataLoaders`"
-    def dataloaders(self, *args, **kwargs):
-        dls = super().dataloaders(*args, **kwargs)
-        return BBoxDataLoaders(*dls.loaders, path=dls.path, device=dls.device)
-
 # %% ../../nbs/data/10_block.ipynb #cd794299
 def tfm_pair(
     tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them
@@ -156,6 +149,7 @@ def check_item_tfms(
                              'give the loaders and their transforms the same size')
     return list(tfms) if resizes else [*tfms,BoxResize(size)]
 
+# %% ../../nbs/data/10_block.ipynb #1a66358b
 def check_batch_tfms(
     tfms:list, # Batch transforms
 )->list: # The same, without mirrored edges, with `KeepInside`
@@ -171,6 +165,19 @@ def check_batch_tfms(
     return [*tfms,*inside]
 
 # %% ../../nbs/data/10_block.ipynb #c23cf090
+class BBoxDataBlock(DataBlock):
+    "A fastai `DataBlock` that makes `BBoxDataLoaders`"
+    def dataloaders(self, *args, **kwargs):
+        dls = super().dataloaders(*args, **kwargs)
+        return BBoxDataLoaders(*dls.loaders, path=dls.path, device=dls.device)
+
+def _blocks(vocab, ignore):
+    "How a record becomes a photo, its boxes and its labels"
+    return (TransformBlock(type_tfms=record_photo, batch_tfms=IntToFloatTensor),
+            TransformBlock(type_tfms=record_boxes, item_tfms=PointScaler, dls_kwargs={'before_batch':pad_boxes}),
+            TransformBlock(type_tfms=[RecordLabels(ignore),BoxCategorize(vocab)]))
+
+# %% ../../nbs/data/10_block.ipynb #f4689dfc
 def _records_by(get_items, get_y, vocab):
     "A function that makes `Record`s of a source, checked like those of any reader"
     def one(path):
@@ -186,6 +193,7 @@ def _by_path(splitter):
     def split(records): return splitter([r.path for r in records])
     return split
 
+# %% ../../nbs/data/10_block.ipynb #61137cf4
 def bbox_datablock(
     vocab:list, # Object classes, without background
     size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
@@ -206,13 +214,16 @@ def bbox_datablock(
     item_tfms,batch_tfms,size = tfm_pair(tfms, item_tfms, batch_tfms, size)
     item_tfms,batch_tfms = check_item_tfms(item_tfms,size),check_batch_tfms(batch_tfms)
     if stats: batch_tfms.append(Normalize.from_stats(*stats))
-    blocks = (TransformBlock(type_tfms=record_photo, batch_tfms=IntToFloatTensor),
-              TransformBlock(type_tfms=record_boxes, item_tfms=PointScaler, dls_kwargs={'before_batch':pad_boxes}),
-              TransformBlock(type_tfms=[RecordLabels(ignore),BoxCategorize(vocab)]))
-    return BBoxDataBlock(blocks, getters=[noop,noop,noop], n_inp=1, splitter=splitter or RandomSplitter(seed=42),
+    return BBoxDataBlock(_blocks(vocab,ignore), getters=[noop,noop,noop], n_inp=1, splitter=splitter or RandomSplitter(seed=42),
                          item_tfms=item_tfms, batch_tfms=batch_tfms, **source)
 
 # %% ../../nbs/data/10_block.ipynb #9b8b7c60
+def _unknown_class(r, label, part, vocab):
+    names = ', '.join(str(v) for v in vocab)
+    if part=='train': return f"{r.path.name} in `train` has the class '{label}', which is not in its vocab ({names})."
+    return (f"{r.path.name} in `valid` has the class '{label}', which `train` does not have ({names}). "
+            'Is it spelled differently? If it is new, move some photos with it to `train`.')
+
 def _check_records(ann, part, vocab):
     "Raise if the photos of a set cannot be trained on"
     if not len(ann): raise ValueError(f'There are no photos in `{part}`.')
@@ -222,12 +233,7 @@ def _check_records(ann, part, vocab):
         odd = [l for l in r.labels if l not in vocab]
         if odd: raise ValueError(_unknown_class(r, odd[0], part, vocab))
 
-def _unknown_class(r, label, part, vocab):
-    names = ', '.join(str(v) for v in vocab)
-    if part=='train': return f"{r.path.name} in `train` has the class '{label}', which is not in its vocab ({names})."
-    return (f"{r.path.name} in `valid` has the class '{label}', which `train` does not have ({names}). "
-            'Is it spelled differently? If it is new, move some photos with it to `train`.')
-
+# %% ../../nbs/data/10_block.ipynb #173ac667
 def n_objects(
     ann:Annotations, # A data set
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
@@ -235,6 +241,17 @@ def n_objects(
     "How many objects of each class count: those that are not ignored"
     return Counter(l for r in ann for l in record_labels(r,ignore) if not isinstance(l,Ignored))
 
+def _doubts(train, valid, count, ignore):
+    "What looks odd about a pair of sets, but may be intended"
+    both = sorted({r.path for r in train} & {r.path for r in valid})
+    if both:
+        yield (f'{len(both)} photos are in `train` and in `valid` ({both[0].name}, say): '
+               'AP will look better than it is')
+    for l in train.vocab:
+        if not count[l]: yield f"`train` has no object of the class '{l}': it cannot be learned"
+    for _,_,what,then in set_rows(train, valid, ignore): yield f'{what}: {then}'
+
+# %% ../../nbs/data/10_block.ipynb #c247a7c4
 def check_pair(
     train:Annotations, # For training
     valid:Annotations, # For validation
@@ -251,16 +268,6 @@ def check_pair(
                          'there is nothing to learn. Check the label files, or pass ignore=() to learn from them.')
     _check_records(valid, 'valid', train.vocab)
     for text in _doubts(train, valid, count, ignore): warnings.warn(text, stacklevel=3)
-
-def _doubts(train, valid, count, ignore):
-    "What looks odd about a pair of sets, but may be intended"
-    both = sorted({r.path for r in train} & {r.path for r in valid})
-    if both:
-        yield (f'{len(both)} photos are in `train` and in `valid` ({both[0].name}, say): '
-               'AP will look better than it is')
-    for l in train.vocab:
-        if not count[l]: yield f"`train` has no object of the class '{l}': it cannot be learned"
-    for _,_,what,then in set_rows(train, valid, ignore): yield f'{what}: {then}'
 
 # %% ../../nbs/data/10_block.ipynb #2c922c45
 @patch(cls_method=True)
@@ -305,6 +312,7 @@ def same_stats(
     if a is None or b is None: return a is b
     return all(len(x)==len(y) and np.allclose(x,y,atol=1e-4) for x,y in zip(a,b))
 
+# %% ../../nbs/data/10_block.ipynb #22e5998e
 def _with_input(dl, size, stats):
     "A copy of a loader with another size and normalization"
     item,batch = deepcopy(dl.after_item),deepcopy(dl.after_batch)
@@ -325,6 +333,7 @@ def with_input(self:BBoxDataLoaders,
     return type(self)(*[_with_input(dl,size,stats or loader_stats(dl)) for dl in self.loaders], path=self.path,
                       device=self.device)
 
+# %% ../../nbs/data/10_block.ipynb #f358274b
 def _with_records(dl, records, split_idx):
     "A copy of a loader with other photos"
     ds = Datasets(tls=[tl._new(list(records), split_idx=split_idx) for tl in dl.dataset.tls], n_inp=1)
@@ -361,6 +370,7 @@ def color_legend(
     keys = [plt.Line2D([], [], color=palette[i%len(palette)], lw=3, label=str(vocab[i])) for i in sorted(numbers)]
     if keys: fig.legend(handles=keys, ncol=min(6,len(keys)), fontsize=8, loc='upper center', frameon=False)
 
+# %% ../../nbs/data/10_block.ipynb #91e91d09
 @patch
 def show_batch(self:BBoxDataLoaders,
     max_n:int=9, # Photos shown
@@ -401,6 +411,7 @@ def as_test_item(
     raise ValueError(f'A test set is made of paths, Records or PIL images; this is a {type(o).__name__}. '
                      'For an array: Image.fromarray(a), or learn.predict(a)')
 
+# %% ../../nbs/data/10_block.ipynb #feb5701a
 @patch
 def test_dl(self:BBoxDataLoaders,
     items, # Paths, `Record`s, or PIL images
@@ -440,6 +451,7 @@ def from_yolo(cls:BBoxDataLoaders,
     "DataLoaders from a YOLO folder with train and valid parts"
     return cls.from_annotations(*(read_yolo(root,part,drop_bad=drop_bad) for part in ('train','valid')), **kwargs)
 
+# %% ../../nbs/data/10_block.ipynb #56c8fe45
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
 def from_voc(cls:BBoxDataLoaders,
@@ -463,6 +475,7 @@ def from_voc(cls:BBoxDataLoaders,
         t = Annotations([r for r in t if r.path not in held_out], t.vocab, t.problems)
     return cls.from_annotations(t, v, **kwargs)
 
+# %% ../../nbs/data/10_block.ipynb #fec4db18
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
 def from_csv(cls:BBoxDataLoaders,

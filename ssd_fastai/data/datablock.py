@@ -29,6 +29,7 @@ def photo_path(
         before,item = item,f(item)
         if isinstance(item,Image.Image): return Path(before) if isinstance(before,(str,Path)) else None
 
+# %% ../../nbs/data/13_datablock.ipynb #cec0b623
 def has_boxes(
     dl, # A DataLoader
 )->bool:
@@ -36,6 +37,7 @@ def has_boxes(
     tls = getattr(getattr(dl,'dataset',None),'tls',[])
     return len(tls)==3 and len(dl.dataset)>0 and isinstance(tls[1][0],TensorBBox) and hasattr(tls[2],'vocab')
 
+# %% ../../nbs/data/13_datablock.ipynb #9a91d6af
 def _labeled(dl, i, vocab):
     "What one of fastai's loaders says about its photo `i`"
     ds = dl.dataset
@@ -67,6 +69,7 @@ def _safe_item_tfms(tfms):
         elif not isinstance(t,_own_parts): res.append(t)
     return res,notes
 
+# %% ../../nbs/data/13_datablock.ipynb #921ea641
 @patch(cls_method=True)
 def from_fastai(cls:BBoxDataLoaders,
     dls:DataLoaders, # From a `DataBlock` with `ImageBlock`, `BBoxBlock` and `BBoxLblBlock`
@@ -90,6 +93,7 @@ def from_fastai(cls:BBoxDataLoaders,
     for a,b in zip(res.loaders,dls.loaders): a.rng = deepcopy(b.rng)
     return res
 
+# %% ../../nbs/data/13_datablock.ipynb #2fded719
 def own_loaders(
     dls, # Any loaders
 ): # `BBoxDataLoaders`, if they are for photos with boxes

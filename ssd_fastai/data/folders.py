@@ -20,11 +20,6 @@ from .formats import _csv_head, _yolo_config, read_csv, read_voc, read_yolo, yol
 # %% ../../nbs/data/12_folders.ipynb #8c4e9e52
 _train,_valid = ('train','training','trainval'),('valid','val','validation','dev','test')
 
-def _files(folder, *suffixes):
-    return [f for f in sorted(folder.glob('*')) if f.is_file() and f.suffix.lower() in suffixes]
-
-def _has_photos(folder): return folder.is_dir() and bool(_files(folder, *image_extensions))
-
 def _pick(parts):
     "Names of the training part and of the validation part, or None, and of those that are left out"
     t,v = (next((n for n in names if n in parts), None) for names in (_train,_valid))
@@ -32,6 +27,7 @@ def _pick(parts):
     if t is None: t,v = next(iter(parts)),None # only one part, whatever its name
     return t,v,[n for n in parts if n not in (*_train,t,v)]
 
+# %% ../../nbs/data/12_folders.ipynb #e13aed7e
 def _pair(read, parts):
     "Read the training and the validation part, or split the only one there is"
     t,v,_ = _pick(parts)
@@ -44,6 +40,16 @@ def _what_became(parts):
     return res + (f'; left out: {", ".join(left)} (to measure on it at the end: part={left[0]!r})' if left else '')
 
 # %% ../../nbs/data/12_folders.ipynb #7bc2f502
+def _instances(path, images):
+    "annotations/instances_*.json (COCO, CVAT), each with the folder of its photos"
+    res = {}
+    for f in sorted((path/'annotations').glob('instances_*.json')):
+        name = f.stem.removeprefix('instances_').rstrip('0123456789')
+        own = [path/f.stem.removeprefix('instances_'), path/'images'/f.stem.removeprefix('instances_'), images]
+        res[name] = f,next((o for o in own if o.is_dir()), images)
+    return res
+
+# %% ../../nbs/data/12_folders.ipynb #d3dd9e0f
 def coco_parts(
     path:Path, # A folder
 )->dict: # Name of a part → (JSON file, folder of its photos)
@@ -52,12 +58,16 @@ def coco_parts(
     res = {n:(path/f'{n}.json',images) for n in (*_train,*_valid) if (path/f'{n}.json').exists()}
     inside = {d:d/'_annotations.coco.json' for d in sorted(path.glob('*'))} # Roboflow
     res |= {d.name:(f,d) for d,f in inside.items() if f.exists()}
-    for f in sorted((path/'annotations').glob('instances_*.json')):
-        name = f.stem.removeprefix('instances_').rstrip('0123456789')
-        own = [path/f.stem.removeprefix('instances_'), path/'images'/f.stem.removeprefix('instances_'), images]
-        res[name] = f,next((o for o in own if o.is_dir()), images)
+    res |= _instances(path, images)
     if not res and (path/'result.json').exists(): res = {'result':(path/'result.json',images)} # Label Studio
     return res
+
+# %% ../../nbs/data/12_folders.ipynb #d7e80043
+def _yolo_has(path, part):
+    try:
+        file,cfg = _yolo_config(path)
+        return bool(yolo_photos(file.parent, cfg, part))
+    except (FileNotFoundError,ValueError): return False # read_yolo says why
 
 def yolo_parts(
     path:Path, # A folder
@@ -68,17 +78,29 @@ def yolo_parts(
     res = {n:n for n in ('train','valid','test') if _yolo_has(path, n)}
     return res or {'train':'train'}
 
-def _yolo_has(path, part):
-    try:
-        file,cfg = _yolo_config(path)
-        return bool(yolo_photos(file.parent, cfg, part))
-    except (FileNotFoundError,ValueError): return False # read_yolo says why
-
+# %% ../../nbs/data/12_folders.ipynb #34f515d3
 def _without_overlap(ids):
     "Split files of VOC of which no photo is in two: trainval is train and val together"
     if 'test' in ids: return {n:ids[n] for n in ('trainval','test')}
     return {n:ids[n] for n in ('train','val')} if 'train' in ids and 'val' in ids else {'trainval':ids['trainval']}
 
+# %% ../../nbs/data/12_folders.ipynb #c36b415f
+def _files(folder, *suffixes):
+    return [f for f in sorted(folder.glob('*')) if f.is_file() and f.suffix.lower() in suffixes]
+
+def _has_photos(folder): return folder.is_dir() and bool(_files(folder, *image_extensions))
+
+# %% ../../nbs/data/12_folders.ipynb #95a5cf12
+def _xml_folders(path):
+    "XML files without the folders of VOC: beside their photos, or in one folder with the photos in another"
+    beside = {d.name:(d,d,None) for d in sorted(path.glob('*')) if d.is_dir() and _files(d,'.xml') and _has_photos(d)}
+    if beside: return beside
+    if _files(path,'.xml') and _has_photos(path): return {'all':(path,path,None)}
+    xmls = [d for d in sorted(path.glob('*')) if d.is_dir() and _files(d,'.xml')]
+    photos = [d for d in sorted(path.glob('*')) if _has_photos(d)]
+    return {'all':(photos[0],xmls[0],None)} if len(xmls)==len(photos)==1 else {}
+
+# %% ../../nbs/data/12_folders.ipynb #6ad45353
 def voc_parts(
     path:Path, # A folder
 )->dict: # Name of a part → (folder of photos, folder of XML files, split file or None)
@@ -88,13 +110,9 @@ def voc_parts(
         ids = {f.stem:f for f in _files(path/'ImageSets/Main','.txt') if f.stem in ('train','val','trainval','test')}
         if 'trainval' in ids: ids = _without_overlap(ids)
         return {n:(*voc,f) for n,f in ids.items()} or {'all':(*voc,None)}
-    beside = {d.name:(d,d,None) for d in sorted(path.glob('*')) if d.is_dir() and _files(d,'.xml') and _has_photos(d)}
-    if beside: return beside
-    if _files(path,'.xml') and _has_photos(path): return {'all':(path,path,None)}
-    xmls = [d for d in sorted(path.glob('*')) if d.is_dir() and _files(d,'.xml')]
-    photos = [d for d in sorted(path.glob('*')) if _has_photos(d)]
-    return {'all':(photos[0],xmls[0],None)} if len(xmls)==len(photos)==1 else {}
+    return _xml_folders(path)
 
+# %% ../../nbs/data/12_folders.ipynb #ee32deb4
 def csv_parts(
     path:Path, # A folder
 )->dict: # Name of a part → (CSV file, folder of its photos)
@@ -112,10 +130,12 @@ def known_columns(
     "The columns of a table whose names are those of TensorFlow's tools and Roboflow"
     return _tensorflow if set(_tensorflow.values())<=set(_csv_head(read_text(file))[0]) else None
 
+# %% ../../nbs/data/12_folders.ipynb #92f42e14
 layouts = {'coco':(coco_parts, lambda p,**kw: read_coco(*p,**kw)), 'yolo':(yolo_parts, None),
            'voc':(voc_parts, lambda p,**kw: read_voc(*p,**kw)),
            'csv':(csv_parts, lambda p,**kw: read_csv(*p,known_columns(p[0]),**kw))}
 
+# %% ../../nbs/data/12_folders.ipynb #be9355d3
 def _what_is_there(path):
     kinds = Counter(f.suffix.lower() or 'folders' if f.is_file() else 'folders' for f in path.glob('*'))
     return ', '.join(f'{n} {k}' for k,n in kinds.most_common(5)) or 'nothing'
@@ -126,6 +146,7 @@ YOLO: data.yaml with images/ and labels/
 VOC: JPEGImages/ and Annotations/; or XML files beside the photos
 CSV: a table with the columns path, label, x0, y0, x1, y1, or filename, class, xmin, ymin, xmax, ymax (Roboflow)"""
 
+# %% ../../nbs/data/12_folders.ipynb #86efe883
 def find_layout(
     path:Path, # A folder
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
@@ -140,6 +161,7 @@ def find_layout(
         raise ValueError(f'{path} looks like {both}. Say which one is meant: layout="{next(iter(fits))}".')
     raise FileNotFoundError(f'{path} is not a data set of a known kind: it holds {_what_is_there(path)}. {_known}')
 
+# %% ../../nbs/data/12_folders.ipynb #20c1cad3
 def read_folder(
     path:str|Path, # Folder with photos and labels, as a labeling tool left it
     *,

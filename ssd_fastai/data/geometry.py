@@ -14,6 +14,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
 from PIL import Image
+from fastcore.basics import patch
 from fastai.vision.core import PILImage, TensorImage, TensorBBox, TensorMultiCategory
 from .augment import BoxStats, CountsLater, crop_resize, iou_crop, reasons, snap, visible
 
@@ -27,6 +28,7 @@ def scale_shift(
     "Scale about the middle, then shift"
     return torch.tensor([[sx,0,tx],[0,sy,ty],[0,0,1.]],dtype=torch.float32)
 
+# %% ../../nbs/data/08_geometry.ipynb #b54aeb3f
 def turn(
     degrees:float, # Clockwise
     w:int, # Width of the picture in pixels
@@ -61,6 +63,7 @@ def outline(
     lo,hi = b[...,None,:2],b[...,None,2:]
     return (lo+hi)/2+p.to(b)*(hi-lo)/2
 
+# %% ../../nbs/data/08_geometry.ipynb #30143e97
 def warp_boxes(
     b:Tensor, # (B, N, 4) boxes, corners, −1 to 1 being the picture
     m:Tensor, # (B, 3, 3) where points go
@@ -146,40 +149,54 @@ class BoxGeometry(CountsLater):
         return self._item(*x) if isinstance(x[0],Image.Image) else self._batch(*x)
     def _maybe(self, w, h, b, turnable):
         return self._draw(w, h, b, turnable) if random.random()<self.p else torch.eye(3)
-    def _item(self, im, b, l):
-        px = torch.tensor([*im.size]*2)/2
-        unit = b.as_subclass(Tensor)/px-1
-        m = self._maybe(*im.size, unit, True)
-        if torch.equal(m, torch.eye(3)):
-            self.box_stats = BoxStats(len(b), 0, {})
-            return im,b,l
-        im,m = warp_photo(im, m, self.fill)
-        px = torch.tensor([*im.size]*2)/2
-        full = warp_boxes(unit[None], m[None], self.round)[0]
-        nb,keep = self._keep(full, torch.ones(len(b),dtype=torch.bool))
-        l = TensorMultiCategory(l.as_subclass(Tensor)[keep])
-        return PILImage(im),TensorBBox((nb[keep]+1)*px,img_size=im.size),l
-    def _batch(self, x, b, l):
-        x,b,l = (o.as_subclass(Tensor) for o in (x,b,l))
-        h,w = x.shape[-2:]
-        boxes = b.cpu() if self.needs_boxes else [None]*len(b)
-        m = torch.stack([self._maybe(w, h, o, w==h) for o in boxes]).to(b.device)
-        nb,keep = self._keep(warp_boxes(b,m,self.round), l!=0)
-        return TensorImage(warp_batch(x,m,self.fill)),TensorBBox(nb*keep[...,None]),TensorMultiCategory(l*keep)
-    def _keep(self, full, real):
-        "Boxes clipped, and a mask of those that stay"
-        b,fraction = visible(full)
-        center = (full[...,:2]+full[...,2:])/2
-        ok = (center.abs()<=1).all(-1) if self.by_center else fraction>=self.min_visible
-        area = ((b[...,2:]-b[...,:2])>1e-4).all(-1)
-        self.box_stats = lambda: self._count(real, ok, area, fraction)
-        return b,real & ok & area
-    def _count(self, real, ok, area, fraction):
-        least = 'center outside the picture' if self.by_center else f'less than {self.min_visible:.0%} visible'
-        some = real & (fraction>0)
-        lost = reasons({'outside the picture':real & (fraction<=0), least:some & ~ok, 'no area':some & ok & ~area})
-        clipped = real & ok & area & (fraction<1-1e-4)
-        return BoxStats(real.sum().item(), clipped.sum().item(), lost)
+
+# %% ../../nbs/data/08_geometry.ipynb #513d55f9
+@patch
+def _item(self:BoxGeometry, im, b, l):
+    "Move one photo; its boxes are in pixels"
+    px = torch.tensor([*im.size]*2)/2
+    unit = b.as_subclass(Tensor)/px-1
+    m = self._maybe(*im.size, unit, True)
+    if torch.equal(m, torch.eye(3)):
+        self.box_stats = BoxStats(len(b), 0, {})
+        return im,b,l
+    im,m = warp_photo(im, m, self.fill)
+    px = torch.tensor([*im.size]*2)/2
+    full = warp_boxes(unit[None], m[None], self.round)[0]
+    nb,keep = self._keep(full, torch.ones(len(b),dtype=torch.bool))
+    l = TensorMultiCategory(l.as_subclass(Tensor)[keep])
+    return PILImage(im),TensorBBox((nb[keep]+1)*px,img_size=im.size),l
+
+# %% ../../nbs/data/08_geometry.ipynb #b6c8adcc
+@patch
+def _batch(self:BoxGeometry, x, b, l):
+    "Move each photo of a batch; boxes are in −1…1, and some rows are padding"
+    x,b,l = (o.as_subclass(Tensor) for o in (x,b,l))
+    h,w = x.shape[-2:]
+    boxes = b.cpu() if self.needs_boxes else [None]*len(b)
+    m = torch.stack([self._maybe(w, h, o, w==h) for o in boxes]).to(b.device)
+    nb,keep = self._keep(warp_boxes(b,m,self.round), l!=0)
+    return TensorImage(warp_batch(x,m,self.fill)),TensorBBox(nb*keep[...,None]),TensorMultiCategory(l*keep)
+
+# %% ../../nbs/data/08_geometry.ipynb #77f6fe66
+@patch
+def _keep(self:BoxGeometry, full, real):
+    "Boxes clipped, and a mask of those that stay"
+    b,fraction = visible(full)
+    center = (full[...,:2]+full[...,2:])/2
+    ok = (center.abs()<=1).all(-1) if self.by_center else fraction>=self.min_visible
+    area = ((b[...,2:]-b[...,:2])>1e-4).all(-1)
+    self.box_stats = lambda: self._count(real, ok, area, fraction)
+    return b,real & ok & area
+
+@patch
+def _count(self:BoxGeometry, real, ok, area, fraction):
+    "How many boxes were cut, and how many were dropped for which reason"
+    least = 'center outside the picture' if self.by_center else f'less than {self.min_visible:.0%} visible'
+    some = real & (fraction>0)
+    lost = reasons({'outside the picture':real & (fraction<=0), least:some & ~ok, 'no area':some & ok & ~area})
+    clipped = real & ok & area & (fraction<1-1e-4)
+    return BoxStats(real.sum().item(), clipped.sum().item(), lost)
 
 # %% ../../nbs/data/08_geometry.ipynb #cd1de030
 class BoxFlip(BoxGeometry):
@@ -193,6 +210,7 @@ class BoxFlip(BoxGeometry):
         self.vert = vert
     def _draw(self, w, h, b, turnable): return scale_shift(1,-1) if self.vert else scale_shift(-1,1)
 
+# %% ../../nbs/data/08_geometry.ipynb #6479a91d
 class BoxDihedral(BoxGeometry):
     "One of the eight ways to lay down a square; four, if width and height cannot be swapped"
     def __init__(self,
@@ -228,6 +246,7 @@ class BoxRotate(BoxGeometry):
         self.max_deg = max_deg
     def _draw(self, w, h, b, turnable): return turn(random.uniform(-self.max_deg,self.max_deg), w, h)
 
+# %% ../../nbs/data/08_geometry.ipynb #470e77d4
 class BoxWarp(BoxGeometry):
     "Perspective: each corner of the picture moves by up to `magnitude` of half its side"
     def __init__(self,
@@ -257,6 +276,7 @@ class BoxZoom(BoxGeometry):
         s = random.uniform(self.min_zoom, self.max_zoom)
         return scale_shift(s, s, *(random.uniform(-1,1)*abs(s-1) for _ in 'xy'))
 
+# %% ../../nbs/data/08_geometry.ipynb #d7acca37
 class BoxExpand(BoxGeometry):
     "Put the photo on a canvas up to `max_out` times as wide and high (SSD paper §3.6)"
     def __init__(self,
@@ -284,6 +304,7 @@ class BoxIoUCrop(BoxGeometry):
         rng = np.random.default_rng(random.getrandbits(64))
         return window_matrix(*(iou_crop(((b+1)/2).numpy(), rng, aspect=w/h)*2-1))
 
+# %% ../../nbs/data/08_geometry.ipynb #6c5b0a51
 class BoxMoves(BoxGeometry):
     "Several moves, in one resampling"
     def __init__(self,

@@ -13,6 +13,7 @@ import random
 import torch
 from torch import Tensor
 from PIL import Image, ImageEnhance, ImageOps
+from fastcore.basics import patch
 from fastai.vision.core import PILImage, TensorBBox, TensorMultiCategory
 from fastai.data.transforms import ItemTransform
 from .augment import BoxStats, reasons, visible
@@ -29,6 +30,7 @@ def _solarize(im, m): return im.point(lambda v: v if v<int(256*m) else 255-v)
 
 def _solarize_add(im, m): return im.point(lambda v: min(255,v+int(110*m)) if v<128 else v)
 
+# %% ../../nbs/data/09_policies.ipynb #1735b66e
 color_ops = dict(
     AutoContrast=lambda im,m: ImageOps.autocontrast(im),
     Equalize=lambda im,m: ImageOps.equalize(im),
@@ -85,6 +87,7 @@ def cutout(
     "A gray square around a random point"
     return _gray_box(im, random.uniform(0,im.width), random.uniform(0,im.height), half, half)
 
+# %% ../../nbs/data/09_policies.ipynb #7e21c617
 def bbox_cutout(
     im:Image.Image, # RGB photo
     b:Tensor, # (n, 4) boxes in its pixels
@@ -108,6 +111,7 @@ def _patch_op(name, m):
     if name in color_ops: return lambda patch: color_ops[name](patch,m)
     return lambda patch: warp_photo(patch, geometric_ops[name](m,*patch.size), gray)[0]
 
+# %% ../../nbs/data/09_policies.ipynb #95067330
 def _move(name, m, im, b, min_visible):
     "The geometric operation of `name` on a photo and its boxes"
     px = torch.tensor([*im.size]*2)/2
@@ -124,6 +128,7 @@ _inside_ops = [*geometric_ops,'Flip','Cutout','Solarize','Equalize']
 op_names = [*color_ops, 'Cutout', 'BBox_Cutout',
             *(f'{n}_BBox' for n in geometric_ops), *(f'{n}_Only_BBoxes' for n in _inside_ops)]
 
+# %% ../../nbs/data/09_policies.ipynb #3e3f71a4
 def policy_op(
     name:str, # One of `op_names`
     m:float, # Magnitude, 0 to 1
@@ -149,18 +154,14 @@ def _parse_op(text):
 def _parse(text): return [[_parse_op(op) for op in line.split(',')] for line in text.strip().split('\n')]
 
 # %% ../../nbs/data/09_policies.ipynb #37f7c1b0
-policies = dict(
-v0=_parse("""TranslateX_BBox .6 4, Equalize .8 10
+policies = dict(v0=_parse("""TranslateX_BBox .6 4, Equalize .8 10
 TranslateY_Only_BBoxes .2 2, Cutout .8 8
 Sharpness 0 8, ShearX_BBox .4 0
 ShearY_BBox 1 2, TranslateY_Only_BBoxes .6 6
-Rotate_BBox .6 10, Color 1 6"""),
-v1=_parse("""TranslateX_BBox .6 4, Equalize .8 10
-TranslateY_Only_BBoxes .2 2, Cutout .8 8
-Sharpness 0 8, ShearX_BBox .4 0
-ShearY_BBox 1 2, TranslateY_Only_BBoxes .6 6
-Rotate_BBox .6 10, Color 1 6
-Color 0 0, ShearX_Only_BBoxes .8 4
+Rotate_BBox .6 10, Color 1 6"""))
+
+# %% ../../nbs/data/09_policies.ipynb #df6ae7e0
+policies['v1'] = policies['v0']+_parse("""Color 0 0, ShearX_Only_BBoxes .8 4
 ShearY_Only_BBoxes .8 2, Flip_Only_BBoxes 0 10
 Equalize .6 10, TranslateX_BBox .2 2
 Color 1 10, TranslateY_Only_BBoxes .4 6
@@ -174,8 +175,10 @@ Sharpness 1 4, SolarizeAdd .4 4
 Rotate_BBox 1 8, Sharpness .2 8
 ShearY_BBox .6 10, Equalize_Only_BBoxes .6 8
 ShearX_BBox .2 6, TranslateY_Only_BBoxes .2 10
-SolarizeAdd .6 8, Brightness .8 10"""),
-v2=_parse("""Color 0 6, Cutout .6 8, Sharpness .4 8
+SolarizeAdd .6 8, Brightness .8 10""")
+
+# %% ../../nbs/data/09_policies.ipynb #c291f602
+policies['v2'] = _parse("""Color 0 6, Cutout .6 8, Sharpness .4 8
 Rotate_BBox .4 8, Sharpness .4 2, Rotate_BBox .8 10
 TranslateY_BBox 1 8, AutoContrast .8 2
 AutoContrast .4 6, ShearX_BBox .8 8, Brightness 0 10
@@ -189,8 +192,10 @@ Rotate_BBox .6 10, BBox_Cutout 1 4, Cutout .2 8
 Rotate_BBox 0 0, Equalize .6 6, ShearY_BBox .6 8
 Brightness .8 8, AutoContrast .4 2, Brightness .2 2
 TranslateY_BBox .4 8, Solarize .4 6, SolarizeAdd .2 10
-Contrast 1 10, SolarizeAdd .2 8, Equalize .2 4"""),
-v3=_parse("""Posterize .8 2, TranslateX_BBox 1 8
+Contrast 1 10, SolarizeAdd .2 8, Equalize .2 4""")
+
+# %% ../../nbs/data/09_policies.ipynb #d022a368
+policies['v3'] = _parse("""Posterize .8 2, TranslateX_BBox 1 8
 BBox_Cutout .2 10, Sharpness 1 8
 Rotate_BBox .6 8, Rotate_BBox .8 10
 Equalize .8 10, AutoContrast .2 10
@@ -204,7 +209,7 @@ Brightness 1 2, TranslateY_BBox 1 6
 Contrast 0 2, ShearY_BBox .8 0
 AutoContrast .8 10, Contrast .2 10
 Rotate_BBox 1 10, Cutout 1 10
-SolarizeAdd .8 6, Equalize .8 8"""))
+SolarizeAdd .8 6, Equalize .8 8""")
 
 # %% ../../nbs/data/09_policies.ipynb #99db9460
 class Policy(ItemTransform):
@@ -223,14 +228,21 @@ class Policy(ItemTransform):
     def encodes(self, x):
         if len(x)<3: return x
         im,b,l = Image.Image.copy(x[0]),x[1].as_subclass(Tensor),x[2].as_subclass(Tensor)
-        total = BoxStats(0, 0, {})
-        for name,p,magnitude in random.choice(self.subs):
-            if not name.endswith('_Only_BBoxes') and random.random()>=p: continue
-            m = min(magnitude*self.scale,10)/10
-            im,b,keep,stats = policy_op(name, m, im, b, self.min_visible, p/3)
-            l,total = l[keep],total+stats
+        im,b,l,total = self._apply(random.choice(self.subs), im, b, l)
         self.box_stats = total._replace(seen=len(x[1]))
         return PILImage(im),TensorBBox(b,img_size=im.size),TensorMultiCategory(l)
+
+# %% ../../nbs/data/09_policies.ipynb #ef8b1e75
+@patch
+def _apply(self:Policy, sub, im, b, l):
+    "The operations of a sub-policy in turn, each with its probability, and what they did to the boxes"
+    total = BoxStats(0, 0, {})
+    for name,p,magnitude in sub:
+        if not name.endswith('_Only_BBoxes') and random.random()>=p: continue
+        m = min(magnitude*self.scale,10)/10
+        im,b,keep,stats = policy_op(name, m, im, b, self.min_visible, p/3)
+        l,total = l[keep],total+stats
+    return im,b,l,total
 
 # %% ../../nbs/data/09_policies.ipynb #a195e87b
 def detection_autoaugment(
