@@ -46,8 +46,6 @@ class OnnxGraph(nn.Module):
         return self.coder.decode(offsets, self.default).clamp(0,1),class_probs(scores, self.background)
 
 # %% ../../nbs/use/05_export.ipynb #ee61264d
-_needs = "to_onnx needs more packages: pip install 'ssd_fastai[deploy]' (onnx, onnxscript, onnxruntime)"
-
 @contextmanager
 def _quiet():
     "Hide what an exporter prints, logs and warns about"
@@ -59,6 +57,17 @@ def _quiet():
             yield
     finally: logging.disable(level)
 
+# %% ../../nbs/use/05_export.ipynb #62d63e80
+def _add_note(file, meta):
+    "Add the metadata of `OnnxDetector` to a file"
+    import onnx
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, dict(ssd_fastai=json.dumps(meta)))
+    onnx.save(model, file)
+
+# %% ../../nbs/use/05_export.ipynb #1e0ae571
+_needs = "to_onnx needs more packages: pip install 'ssd_fastai[deploy]' (onnx, onnxscript, onnxruntime)"
+
 def write_graph(
     graph:OnnxGraph, # What to write
     size:tuple, # (height, width) of the photos
@@ -68,15 +77,12 @@ def write_graph(
 ):
     "Write a graph and its metadata to a file"
     if not all(map(importlib.util.find_spec, ('onnx','onnxscript','onnxruntime'))): raise ImportError(_needs)
-    import onnx
     x = torch.zeros(2, *size, 3, dtype=torch.uint8)
     free = ({0:torch.export.Dim('batch', min=1, max=4096)},)
     with _quiet(),torch.no_grad():
         torch.onnx.export(graph.cpu().eval(), (x,), str(file), dynamo=True, dynamic_shapes=free, opset_version=opset,
                           input_names=['photos'], output_names=['boxes','probs'], external_data=False)
-    model = onnx.load(file)
-    onnx.helper.set_model_props(model, dict(ssd_fastai=json.dumps(meta)))
-    onnx.save(model, file)
+    _add_note(file, meta)
 
 # %% ../../nbs/use/05_export.ipynb #16c567e7
 def ap_on_photos(
@@ -93,6 +99,7 @@ def ap_on_photos(
             ev.add(found, torch.from_numpy(r.boxes), labels, ignored_objects(r,learn.dls.valid))
     return by_class(ev).AP.mean()
 
+# %% ../../nbs/use/05_export.ipynb #bfb1d94c
 def _check_ap(file, learn, most):
     "Compare the AP of a file with the learner's; delete the file if they differ"
     det,how = OnnxDetector(file,['CPUExecutionProvider']),dict(min_score=.01, keep=100)
@@ -101,6 +108,34 @@ def _check_ap(file, learn, most):
     Path(file).unlink()
     raise ValueError(f'{Path(file).name}: AP {got:.4f} on the validation photos, but {want:.4f} in PyTorch. The '
                      f'difference is more than {most}, so the file was deleted.')
+
+# %% ../../nbs/use/05_export.ipynb #c9463999
+def _note_of(learn, model, opset, int8):
+    "What `OnnxDetector` needs to know of a learner"
+    tiles = getattr(model,'tiles',None)
+    return dict(vocab=list(map(str,learn.dls.vocab)), size=list(model.size), method=learn.dls.resize.method,
+                tiles=tiles and tiles.note(), thresholds=learn.thresholds, version=ssd_fastai.__version__, opset=opset,
+                int8=int8, vote=model.vote)
+
+# %% ../../nbs/use/05_export.ipynb #4aa4309f
+@patch
+def to_onnx(self:SSDLearner,
+    file:str|Path, # Where to write it
+    int8:bool=False, # Eight bits instead of 32?
+    check:float=None, # Largest difference of AP on the validation photos. Default: .001, and .01 for int8
+    opset:int=18, # ONNX operator set
+)->Path: # The file
+    "Write the detector as ONNX, and delete the file if it does not reproduce the AP"
+    self.need_photos(1)
+    m,file = get_model(self.eval_model()),Path(file)
+    device = next(m.parameters()).device
+    try: write_graph(OnnxGraph(m, loader_stats(self.dls.train)), m.size, file, _note_of(self, m, opset, int8), opset)
+    finally: m.to(device)
+    if int8: _to_int8(file, self)
+    got,want = _check_ap(file, self, check or (.01 if int8 else .001))
+    print(f'{file.name}: {file.stat().st_size/1e6:.1f} MB, AP {got:.3f} on {len(self.dls.records[1])} validation photos '
+          f'({want:.3f} in PyTorch)')
+    return file
 
 # %% ../../nbs/use/05_export.ipynb #979b5758
 class _Calibration:
@@ -115,6 +150,7 @@ class _Calibration:
         photo = open_photo(r.path)
         return {'photos':np.asarray(crop_resize(photo,size=self.size,**self.window(photo.size)))[None]}
 
+# %% ../../nbs/use/05_export.ipynb #bfbdac6c
 def _to_int8(file, learn):
     "Replace a file with its quantized version"
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -124,26 +160,3 @@ def _to_int8(file, learn):
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         op_types_to_quantize=['Conv'])
     os.replace(small, file)
-
-@patch
-def to_onnx(self:SSDLearner,
-    file:str|Path, # Where to write it
-    int8:bool=False, # Eight bits instead of 32?
-    check:float=None, # Largest difference of AP on the validation photos. Default: .001, and .01 for int8
-    opset:int=18, # ONNX operator set
-)->Path: # The file
-    "Write the detector as ONNX, and delete the file if it does not reproduce the AP"
-    self.need_photos(1)
-    m,file = get_model(self.eval_model()),Path(file)
-    tiles = getattr(m,'tiles',None)
-    meta = dict(vocab=list(map(str,self.dls.vocab)), size=list(m.size), method=self.dls.resize.method,
-                tiles=tiles and tiles.note(), thresholds=self.thresholds, version=ssd_fastai.__version__, opset=opset,
-                int8=int8, vote=m.vote)
-    device = next(m.parameters()).device
-    try: write_graph(OnnxGraph(m, loader_stats(self.dls.train)), m.size, file, meta, opset)
-    finally: m.to(device)
-    if int8: _to_int8(file, self)
-    got,want = _check_ap(file, self, check or (.01 if int8 else .001))
-    print(f'{file.name}: {file.stat().st_size/1e6:.1f} MB, AP {got:.3f} on {len(self.dls.records[1])} validation photos '
-          f'({want:.3f} in PyTorch)')
-    return file

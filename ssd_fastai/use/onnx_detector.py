@@ -44,6 +44,7 @@ def np_iou(
     inter = (hi-lo).clip(0).prod(1)
     return inter/np.maximum((a[2:]-a[:2]).prod()+(b[:,2:]-b[:,:2]).prod(1)-inter, 1e-12)
 
+# %% ../../nbs/use/04_onnx_detector.ipynb #9851c348
 def np_nms(
     boxes:np.ndarray, # (n, 4) corners, highest score first
     iou:float, # From which two boxes are the same object
@@ -55,6 +56,7 @@ def np_nms(
         left = left[1:][np_iou(boxes[left[0]],boxes[left[1:]])<=iou]
     return keep
 
+# %% ../../nbs/use/04_onnx_detector.ipynb #0e811a0a
 least_vote = .01 # as in ssd/04_detect
 
 def np_vote(
@@ -72,6 +74,7 @@ def np_vote(
         res.append(w@boxes[near]/w.sum() if w.sum()>0 else b)
     return np.array(res, dtype=boxes.dtype).reshape(-1,4)
 
+# %% ../../nbs/use/04_onnx_detector.ipynb #63df43c8
 def np_select(
     boxes:np.ndarray, # (A, 4) decoded boxes, corners 0 to 1
     probs:np.ndarray, # (A, C) 0 to 1
@@ -103,6 +106,7 @@ def _as_image(photo):
     if photo.dtype!=np.uint8: raise ValueError(f'The photo is an array of {photo.dtype}: give numbers from 0 to 255 as uint8')
     return Image.fromarray(photo),'The photo'
 
+# %% ../../nbs/use/04_onnx_detector.ipynb #0993b431
 def _open(photo):
     "A photo as a person sees it: turned the right way up, RGB, transparent parts white"
     im,name = _as_image(photo)
@@ -115,17 +119,31 @@ def _open(photo):
         im = Image.alpha_composite(Image.new('RGBA',im.size,'white'), im)
     return im.convert('RGB')
 
+# %% ../../nbs/use/04_onnx_detector.ipynb #94d1ad5b
+def _session(file, providers):
+    "The network of a file, ready to run, or the reason why it cannot"
+    import onnxruntime as ort
+    if not Path(file).is_file(): raise FileNotFoundError(f'There is no detector {file}.')
+    try: return ort.InferenceSession(str(file), providers=providers or ort.get_available_providers())
+    except Exception as e: # onnxruntime raises many kinds of its own
+        raise ValueError(f'{file} is damaged, or no ONNX file ({str(e).splitlines()[0][:100]}).') from None
+
+# %% ../../nbs/use/04_onnx_detector.ipynb #b4692f6f
+def _on_photo(boxes, scores, labels, win, size, vocab):
+    "What was found in a window, in pixels of the photo"
+    lo,hi = np.tile(win[:2],2),np.tile(win[2:],2)
+    boxes = (lo+boxes*(hi-lo)).clip(0,np.tile(size,2))
+    seen = (boxes[:,2:]>boxes[:,:2]).all(1) # else it lies in the margin beside the photo
+    return Found(boxes[seen],scores[seen],labels[seen],vocab)
+
+# %% ../../nbs/use/04_onnx_detector.ipynb #d5381ff9
 class OnnxDetector:
     "A detector from an .onnx file that `learn.to_onnx` wrote; needs numpy, PIL and onnxruntime"
     def __init__(self,
         file:str|Path, # The .onnx file
         providers:list=None, # onnxruntime's execution providers. Default: those it has for this machine
     ):
-        import onnxruntime as ort
-        if not Path(file).is_file(): raise FileNotFoundError(f'There is no detector {file}.')
-        try: self.session = ort.InferenceSession(str(file), providers=providers or ort.get_available_providers())
-        except Exception as e: # onnxruntime raises many kinds of its own
-            raise ValueError(f'{file} is damaged, or no ONNX file ({str(e).splitlines()[0][:100]}).') from None
+        self.session = _session(file, providers)
         meta = self.session.get_modelmeta().custom_metadata_map.get('ssd_fastai')
         if meta is None: raise ValueError(f'{file} is no detector of this library: write it with learn.to_onnx.')
         self.meta = json.loads(meta)
@@ -157,14 +175,9 @@ class OnnxDetector:
         **kwargs, # Passed to `np_select`: top_k, keep, vote
     )->list: # `Found` for each
         "Detect objects on photos as one batch"
-        res = []
-        for im,b,p,w in zip(photos,*self.raw(photos)):
-            boxes,s,l = np_select(b, p, cut, nms, **{'vote':self.meta.get('vote'), **kwargs})
-            lo,hi = np.tile(w[:2],2),np.tile(w[2:],2)
-            boxes = (lo+boxes*(hi-lo)).clip(0,np.tile(im.size,2))
-            seen = (boxes[:,2:]>boxes[:,:2]).all(1) # else it lies in the margin beside the photo
-            res.append(Found(boxes[seen],s[seen],l[seen],self.vocab))
-        return res
+        kwargs = {'vote':self.meta.get('vote'), **kwargs}
+        return [_on_photo(*np_select(b, p, cut, nms, **kwargs), w, im.size, self.vocab)
+                for im,b,p,w in zip(photos,*self.raw(photos))]
     def predict(self,
         photos, # Path, PIL image or array (h, w, 3) of uint8; or a list of them
         min_score=None, # Drop what scores less: a number, or one for each class by name. Default: as in the file

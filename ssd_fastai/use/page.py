@@ -19,7 +19,7 @@ from ..train.learner import SSDLearner
 from .onnx_detector import OnnxDetector
 
 # %% ../../nbs/use/08_page.ipynb #447495ea
-_resize_js = r'''
+_reduced_js = r'''
 // PIL's resize (bilinear, antialiased, reducing_gap=2), so that the network sees what it saw in training
 const f32 = Math.fround, trunc = Math.trunc
 function even(x) { // Python's round: halves go to the even neighbor
@@ -38,7 +38,10 @@ function reduced(im, fx, fy, [x0,y0,x1,y1]) { // means of blocks of fx × fy pix
     }
   }
   return {w, h, data:out}
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #c96f909b
+_weights_js = r'''
 function weights(n, lo, hi, size) { // for each pixel of the result: where it starts in the photo, and its weights
   const scale = f32(hi-lo)/size, wide = Math.max(scale,1), res = []
   for (let i=0; i<size; i++) {
@@ -52,7 +55,10 @@ function weights(n, lo, hi, size) { // for each pixel of the result: where it st
     res.push([first, k.map(v => trunc(.5+v/sum*2**22))])
   }
   return res
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #69e1960e
+_passes_js = r'''
 function across(im, ks) { // one pass, along the rows
   const w = ks.length, out = new Uint8Array(w*im.h*3)
   for (let y=0; y<im.h; y++) for (let x=0; x<w; x++) {
@@ -70,7 +76,10 @@ function turned(im) { // rows become columns
   for (let y=0; y<im.h; y++) for (let x=0; x<im.w; x++)
     for (let c=0; c<3; c++) out[(x*im.h+y)*3+c] = im.data[(y*im.w+x)*3+c]
   return {w:im.h, h:im.w, data:out}
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #73630c5f
+_resized_js = r'''
 function resized(im, w, h, box) {
   const fx = trunc((box[2]-box[0])/w/2)||1, fy = trunc((box[3]-box[1])/h/2)||1
   if (fx>1 || fy>1) {
@@ -82,7 +91,10 @@ function resized(im, w, h, box) {
   }
   const wide = across(im, weights(im.w, f32(box[0]), f32(box[2]), w))
   return turned(across(turned(wide), weights(wide.h, f32(box[1]), f32(box[3]), h)))
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #254c7a99
+_part_js = r'''
 function seenPart(win, photo, size) { // what is seen of a photo through a window, and where it lands
   const out = [size[1],size[0]]
   const part = [0,1,2,3].map(i => i<2 ? Math.max(win[i],0) : Math.min(win[i],photo[i-2]))
@@ -92,7 +104,10 @@ function seenPart(win, photo, size) { // what is seen of a photo through a windo
     at[2+i] = Math.max(at[2+i],at[i]+1)
   }
   return [part,at]
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #5440127d
+_fitted_js = r'''
 function fittedWindow(photo, size, method) { // the whole photo, more of it, or less
   const [w,h] = photo, out = [size[1],size[0]]
   if (method==='squish') return [0,0,w,h]
@@ -104,7 +119,10 @@ function fittedWindow(photo, size, method) { // the whole photo, more of it, or 
     hi.push(lo[i]+out[i]*step)
   }
   return [...lo,...hi]
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #48f65f46
+_crop_js = r'''
 function cropResize(im, win, size) { // {w, h, data} of the size of the network
   const [part,at] = seenPart(win,[im.w,im.h],size), small = resized(im, at[2]-at[0], at[3]-at[1], part)
   const [h,w] = size, out = new Uint8Array(h*w*3)
@@ -112,11 +130,12 @@ function cropResize(im, win, size) { // {w, h, data} of the size of the network
   for (let i=0; i<out.length; i++) out[i] = [124,116,104][i%3]
   for (let y=0; y<small.h; y++) out.set(small.data.subarray(y*small.w*3,(y+1)*small.w*3), ((y+at[1])*w+at[0])*3)
   return {w, h, data:out}
-}
-'''
+}'''
+
+_resize_js = _reduced_js+_weights_js+_passes_js+_resized_js+_part_js+_fitted_js+_crop_js+'\n'
 
 # %% ../../nbs/use/08_page.ipynb #6f0a5253
-_detect_js = r'''
+_vote_js = r'''
 // Greedy non-maximum suppression, class by class, as OnnxDetector does it
 function iou(a, b) {
   const w = Math.max(0,Math.min(a[2],b[2])-Math.max(a[0],b[0])), h = Math.max(0,Math.min(a[3],b[3])-Math.max(a[1],b[1]))
@@ -131,7 +150,10 @@ function voted(first, all, vote) { // where a box moves that is kept: the mean o
     for (let i=0; i<4; i++) sum[i] += w*o.box[i]
   }
   return total>0 ? sum.map(v => v/total) : first.box
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #bee8933b
+_select_js = r'''
 function select(boxes, probs, cut, vote=null, nms=.45, topK=400, keep=200) { // {box (0 to 1), score, label}, highest score first
   const found = [], C = cut.length, best = (a,b) => b.score-a.score
   for (let c=0; c<C; c++) {
@@ -150,16 +172,20 @@ function select(boxes, probs, cut, vote=null, nms=.45, topK=400, keep=200) { // 
     }
   }
   return found.sort(best).slice(0,keep)
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #0de17638
+_on_photo_js = r'''
 function onPhoto(found, win, w, h) { // boxes in pixels of the photo
   const lo = [win[0],win[1],win[0],win[1]], side = [win[2]-win[0],win[3]-win[1]], max = [w,h]
   const moved = found.map(o => ({...o, box:[0,1,2,3].map(i => Math.min(Math.max(lo[i]+o.box[i]*side[i%2],0),max[i%2]))}))
   return moved.filter(o => o.box[2]>o.box[0] && o.box[3]>o.box[1])
-}
-'''
+}'''
+
+_detect_js = _vote_js+_select_js+_on_photo_js+'\n'
 
 # %% ../../nbs/use/08_page.ipynb #8c704e2f
-_page_js = r'''
+_open_js = r'''
 // The page: a photo comes in, boxes are drawn
 const at = id => document.getElementById(id), own = meta.vocab.map(v => meta.cut[v])
 let session = null, cut = null, seen = null // seen: the photo, and what the network says about it
@@ -173,7 +199,10 @@ async function opened(file) { // a photo as a person sees it: the right way up, 
   pen.fillRect(0,0,canvas.width,canvas.height)
   pen.drawImage(bitmap,0,0)
   return canvas
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #052580b2
+_look_js = r'''
 function pixels(canvas) { // RGB of a canvas
   const {width:w, height:h} = canvas, rgba = canvas.getContext('2d').getImageData(0,0,w,h).data, data = new Uint8Array(w*h*3)
   for (let i=0; i<w*h; i++) for (let c=0; c<3; c++) data[3*i+c] = rgba[4*i+c]
@@ -189,7 +218,10 @@ function found() { // what is shown at the present threshold
   const {canvas,win,boxes,probs} = seen, {width:w, height:h} = canvas
   const cuts = cut===null ? own : own.map(() => cut)
   return onPhoto(select(boxes,probs,cuts,meta.vote), win, w, h).map(o => ({...o, name:meta.vocab[o.label]}))
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #1f6c4ca1
+_draw_js = r'''
 function drawBoxes(objects) {
   const photo = at('photo'), pen = photo.getContext('2d'), {width:w, height:h} = seen.canvas
   const k = Math.max(1,Math.round(900/Math.max(w,h))), line = Math.max(2,Math.round(Math.max(w,h)*k/300))/k
@@ -204,7 +236,10 @@ function drawBoxes(objects) {
     const text = `${name} ${score.toFixed(2)}`, room = w-pen.measureText(text).width-line
     pen.fillText(text, Math.max(line,Math.min(x0+line,room)), y0>8*line ? y0-line : y0+7*line)
   }
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #c0240031
+_count_js = r'''
 function countsOf(objects) {
   at('counts').replaceChildren(...meta.vocab.map((v,i) => {
     const row = document.createElement('tr'), dot = document.createElement('span')
@@ -214,7 +249,10 @@ function countsOf(objects) {
     row.insertCell().append(objects.filter(o => o.label===i).length)
     return row
   }))
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #bc1fa885
+_show_js = r'''
 function show() {
   if (!seen) return
   const objects = found()
@@ -230,7 +268,10 @@ async function take(file) {
   catch (e) { return say(`This cannot be opened as a photo (${e.message}).`) }
   at('bar').hidden = false
   show()
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #5b6a1e41
+_start_js = r'''
 async function start() {
   if (location.protocol==='file:') return say('Browsers load no detector from a plain file. In this folder, run: '
                                               +'python -m http.server, and open http://localhost:8000')
@@ -241,7 +282,10 @@ async function start() {
   at('cut').value = Math.min(...own)
   say('Ready.')
   window.ready = true
-}
+}'''
+
+# %% ../../nbs/use/08_page.ipynb #d9297fb8
+_events_js = r'''
 at('file').onchange = e => e.target.files.length && take(e.target.files[0])
 at('cut').oninput = e => { cut = Number(e.target.value); show() }
 at('own').onclick = () => { cut = null; at('cut').value = Math.min(...own); show() }
@@ -250,11 +294,12 @@ for (const kind of ['dragover','dragleave','drop']) document.addEventListener(ki
   at('drop').classList.toggle('over', kind==='dragover')
   if (kind==='drop' && e.dataTransfer.files.length) take(e.dataTransfer.files[0])
 })
-start()
-'''
+start()'''
+
+_page_js = _open_js+_look_js+_draw_js+_count_js+_show_js+_start_js+_events_js+'\n'
 
 # %% ../../nbs/use/08_page.ipynb #83d05e5d
-_page_html = r'''
+_page_head = r'''
 <!doctype html>
 <html lang="en">
 <head>
@@ -274,7 +319,10 @@ table { border-collapse:collapse } td,th { padding:.1rem .8rem .1rem 0; text-ali
 .dot { display:inline-block; width:.8em; height:.8em; border-radius:50%; margin-right:.4em }
 footer { color:#888; font-size:.85rem; margin-top:2rem }
 </style>
-</head>
+</head>'''
+
+# %% ../../nbs/use/08_page.ipynb #7b20672f
+_page_body = r'''
 <body>
 <h1>@title@</h1>
 <label id="drop"><input type="file" id="file" accept="image/*"><b>Drop a photo here</b>, or click to choose one.
@@ -296,6 +344,8 @@ const meta = @meta@, colors = @colors@
 </html>
 '''
 
+_page_html = _page_head+_page_body
+
 # %% ../../nbs/use/08_page.ipynb #bd74a996
 _ort = '1.22.0'
 runtime_url = f'https://cdn.jsdelivr.net/npm/onnxruntime-web@{_ort}/dist/'
@@ -316,6 +366,7 @@ def _by_url(folder):
     for name in runtime_files:
         with urlopen(runtime_url+name, timeout=60) as r: (Path(folder)/name).write_bytes(r.read())
 
+# %% ../../nbs/use/08_page.ipynb #ffc03888
 def _check_runtime(folder):
     "Are these the files that the page was tested with?"
     for name,sha in runtime_files.items():
@@ -324,6 +375,7 @@ def _check_runtime(folder):
         if hashlib.sha256(f.read_bytes()).hexdigest()!=sha:
             raise ValueError(f'{f} is not that of onnxruntime-web {_ort}: take it from there')
 
+# %% ../../nbs/use/08_page.ipynb #43fd13bb
 def add_runtime(
     to:str|Path, # Folder of the page
     runtime:str|Path=None, # Folder with the files of onnxruntime-web. Default: get them with npm, or from jsDelivr
@@ -347,15 +399,13 @@ def _in_script(o):
     "As JSON that cannot end the script that it stands in"
     return json.dumps(o, ensure_ascii=False).replace('<','\\u003c')
 
+def _filled(text, parts):
+    "A text with a part for each name between two @"
+    return re.sub('@('+'|'.join(parts)+')@', lambda m: parts[m[1]], text)
+
 def _usual_title(vocab): return f'Find {", ".join(map(str,vocab))}'
 
-def _with_detector(learn, folder, int8, **kwargs):
-    "A folder with the detector of a learner in it"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    learn.to_onnx(folder/'detector.onnx', int8, **kwargs)
-    return folder
-
+# %% ../../nbs/use/08_page.ipynb #1c661ba3
 def write_page(
     folder:str|Path, # Where; with `detector.onnx` in it, as `learn.to_onnx` wrote it
     title:str=None, # Of the page. Default: what it finds
@@ -371,9 +421,16 @@ def write_page(
     made = f'Made with ssd_fastai {det.meta["version"]}. The photo is not sent anywhere.'
     parts = dict(title=html.escape(title), made=made, runtime=at+'ort.wasm.min.js', meta=_in_script(meta),
                  colors=_in_script(palette), resize=_resize_js, detect=_detect_js, page=_page_js)
-    text = re.sub('@('+'|'.join(parts)+')@', lambda m: parts[m[1]], _page_html)
-    (folder/'index.html').write_text(text.lstrip(), encoding='utf8')
+    (folder/'index.html').write_text(_filled(_page_html,parts).lstrip(), encoding='utf8')
     return folder/'index.html'
+
+# %% ../../nbs/use/08_page.ipynb #579e2b94
+def _with_detector(learn, folder, int8, **kwargs):
+    "A folder with the detector of a learner in it"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    learn.to_onnx(folder/'detector.onnx', int8, **kwargs)
+    return folder
 
 @patch
 def to_page(self:SSDLearner,
@@ -391,7 +448,7 @@ def to_page(self:SSDLearner,
     return page
 
 # %% ../../nbs/use/08_page.ipynb #7c593b5a
-_app_py = '''"A detector as an app: python app.py"
+_app_find = '''"A detector as an app: python app.py"
 from pathlib import Path
 import gradio as gr
 from ssd_fastai.use.onnx_detector import OnnxDetector
@@ -405,7 +462,10 @@ def find(photo, same, score, parts):
     boxes = [(tuple(int(v) for v in b), n) for n,b in zip(det.names,det.boxes)]
     rows = [[n,round(float(s),3),*(round(float(v),1) for v in b)] for n,s,b in zip(det.names,det.scores,det.boxes)]
     return (photo,boxes),rows
+'''
 
+# %% ../../nbs/use/08_page.ipynb #6a3de320
+_app_py = _app_find+'''
 with gr.Blocks(title=@title@) as demo:
     gr.Markdown('# '+@title@)
     with gr.Row():
@@ -423,6 +483,9 @@ with gr.Blocks(title=@title@) as demo:
 if __name__=='__main__': demo.launch()
 '''
 
+# %% ../../nbs/use/08_page.ipynb #82ab7cc0
+_gradio = '6.31.0' # with which it was tried
+
 _space_readme = '''---
 title: @title@
 emoji: 🔎
@@ -438,8 +501,6 @@ Finds @vocab@. On your computer: `pip install -r requirements.txt`, then `python
 '''
 
 # %% ../../nbs/use/08_page.ipynb #3dc0c09c
-_gradio = '6.31.0' # with which it was tried
-
 def _copy_modules(folder):
     "What `OnnxDetector` needs of this library"
     for name in ('data.windows','ssd.tiles','use.onnx_detector'):
@@ -450,6 +511,7 @@ def _copy_modules(folder):
         shutil.copy(src, to/src.name)
     (folder/'ssd_fastai/__init__.py').write_text(f"__version__ = '{ssd_fastai.__version__}'\n")
 
+# %% ../../nbs/use/08_page.ipynb #f080da5f
 @patch
 def to_space(self:SSDLearner,
     folder:str|Path, # Where; it is made
@@ -464,7 +526,6 @@ def to_space(self:SSDLearner,
     (folder/'app.py').write_text(_app_py.replace('@title@',repr(title)), encoding='utf8')
     (folder/'requirements.txt').write_text('gradio>=6\nonnxruntime>=1.20\nnumpy\npillow\n')
     parts = dict(title=json.dumps(title,ensure_ascii=False), gradio=_gradio, vocab=', '.join(map(str,self.dls.vocab)))
-    readme = re.sub('@('+'|'.join(parts)+')@', lambda m: parts[m[1]], _space_readme)
-    (folder/'README.md').write_text(readme, encoding='utf8')
+    (folder/'README.md').write_text(_filled(_space_readme,parts), encoding='utf8')
     print(f'{folder}: pip install -r {folder}/requirements.txt, then python {folder}/app.py')
     return folder/'app.py'

@@ -46,6 +46,7 @@ ablation = {'photos':300, 'epochs':30, 'seeds':3, 'size':(192,256)}
 # %% ../../nbs/use/10_settings.ipynb #574cf2cd
 def _nearest(name): return next((p/name for p in [Path.cwd(),*Path.cwd().parents] if (p/name).exists()), None)
 
+# %% ../../nbs/use/10_settings.ipynb #44407f93
 def course_settings(
     profile:str=None, # 'quick', 'laptop', 'full', or a section of your file. Default: SSD_FASTAI_PROFILE, or 'laptop'
     file:str|Path=None, # Settings file. Default: `settings.ini` in this folder or one above

@@ -38,6 +38,7 @@ def _opened(src):
     film.close()
     raise ValueError(f'{src} contains no pictures.')
 
+# %% ../../nbs/use/07_video.ipynb #30ab9d98
 def _upright(frame):
     "A frame as a photo (PIL), turned as a player would"
     a = frame.to_ndarray(format='rgb24')
@@ -61,6 +62,22 @@ def video_frames(
         except _av().FFmpegError as e: raise ValueError(f'{src} is damaged after frame {i} ({e.strerror}).') from None
 
 # %% ../../nbs/use/07_video.ipynb #0c1128d4
+def _painted(i, n, size):
+    "Frame `i` of `n` with its red square, and the corners of the square"
+    x,y = 4+i*(size[0]-40)//n,size[1]//3
+    im = Image.new('RGB', size, (60,90,120))
+    im.paste((230,30,30), (x,y,x+30,y+30))
+    return im,(x,y,x+30,y+30)
+
+def _beep(film, stream, n):
+    "Write `n` samples of a tone"
+    wave = (8000*np.sin(np.arange(n)*.2)).astype(np.int16)[None]
+    f = _av().AudioFrame.from_ndarray(wave, format='s16', layout='mono')
+    f.sample_rate = 16000
+    film.mux(stream.encode(f))
+    film.mux(stream.encode(None))
+
+# %% ../../nbs/use/07_video.ipynb #48666584
 def paint_film(
     file:str|Path, # Where: .mp4, .mkv, .mov …
     n:int=24, # Frames
@@ -75,27 +92,27 @@ def paint_film(
         v.width,v.height,v.pix_fmt,v.bit_rate = *size,'yuv420p',2_000_000
         a = film.add_stream('aac', rate=16000, layout='mono') if sound else None
         for i in range(n):
-            x = 4+i*(size[0]-40)//n
-            im = Image.new('RGB', size, (60,90,120))
-            im.paste((230,30,30), (x,size[1]//3,x+30,size[1]//3+30))
-            boxes.append((x,size[1]//3,x+30,size[1]//3+30))
+            im,box = _painted(i, n, size)
+            boxes.append(box)
             film.mux(v.encode(av.VideoFrame.from_image(im)))
         film.mux(v.encode(None))
-        if sound:
-            wave = (8000*np.sin(np.arange(16000*n//fps)*.2)).astype(np.int16)[None]
-            f = av.AudioFrame.from_ndarray(wave, format='s16', layout='mono')
-            f.sample_rate = 16000
-            film.mux(a.encode(f))
-            film.mux(a.encode(None))
+        if sound: _beep(film, a, 16000*n//fps)
     return np.array(boxes)
 
 # %% ../../nbs/use/07_video.ipynb #f370d828
-films = '.mp4','.mov','.mkv','.avi','.webm','.m4v' # the kinds that can be written
-
 def _even(a):
     "Add a row or column of pixels where their number is odd"
     return np.pad(a, ((0,a.shape[0]%2),(0,a.shape[1]%2),(0,0)), 'edge')
 
+# %% ../../nbs/use/07_video.ipynb #467f8a45
+films = '.mp4','.mov','.mkv','.avi','.webm','.m4v' # the kinds that can be written
+
+def _codec(av, kind):
+    "What encodes the pictures of this kind of film"
+    if kind=='.webm': return 'libvpx-vp9'
+    return 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
+
+# %% ../../nbs/use/07_video.ipynb #f283d9a3
 class FilmWriter:
     "Write frames with their times, and copy the sound of another file"
     def __init__(self,
@@ -107,89 +124,96 @@ class FilmWriter:
         kind = Path(file).suffix.lower()
         if kind not in films: raise ValueError(f'{file}: this kind of video cannot be written: use {", ".join(films)} or .gif')
         self.film,self.v,self.last = self.av.open(str(file),'w'),None,-1
-        h264 = 'libx264' if 'libx264' in self.av.codecs_available else 'mpeg4'
-        self.codec = 'libvpx-vp9' if kind=='.webm' else h264
-        self.src,self.copies = _opened(sound_of) if sound_of else None,{}
-        audio = self.src.streams.audio if self.src else []
-        try: self.copies = {s.index:self.film.add_stream_from_template(s) for s in audio}
-        except ValueError as e:
-            raise ValueError(f'{file} cannot hold the sound of {sound_of} ({e}): use its extension, or sound=False') from None
-        self.packets = self.src.demux(audio) if self.copies else iter(())
-        self.waiting = next(self.packets,None)
-    def _start(self, size):
-        self.v = self.film.add_stream(self.codec, rate=self.fps)
-        self.v.width,self.v.height,self.v.pix_fmt = size[0]+size[0]%2,size[1]+size[1]%2,'yuv420p'
-        self.v.codec_context.time_base = Fraction(1,90_000)
-        if self.codec=='libx264': self.v.options = dict(crf='20', preset='veryfast')
-        else: self.v.bit_rate = 4_000_000
-    def _sound_until(self, seconds):
-        while (p := self.waiting) is not None and (p.dts is None or p.dts*p.time_base<=seconds):
-            if p.dts is not None: # an empty packet ends a stream
-                p.stream = self.copies[p.stream.index]
-                self.film.mux(p)
-            self.waiting = next(self.packets,None)
-    def write(self,
-        photo:Image.Image, # RGB, all of the same size
-        seconds:float, # When it is shown
-    ):
-        "Write a frame"
-        if self.v is None: self._start(photo.size)
-        frame = self.av.VideoFrame.from_ndarray(_even(np.asarray(photo)), format='rgb24')
-        self.last = frame.pts = max(round(seconds*90_000), self.last+1)
-        frame.time_base = Fraction(1,90_000)
-        self.film.mux(self.v.encode(frame))
-        self._sound_until(seconds)
-    def close(self):
-        "Write what is left, and close the file"
-        if self.v is not None:
-            self.film.mux(self.v.encode(None))
-            self._sound_until(float('inf'))
-        self.film.close()
-        if self.src: self.src.close()
+        self.codec = _codec(self.av, kind)
+        self._copy_sound(file, sound_of)
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
 
+# %% ../../nbs/use/07_video.ipynb #4a08c346
+@patch
+def _start(self:FilmWriter, size):
+    "Add the stream of pictures, once their size is known"
+    self.v = self.film.add_stream(self.codec, rate=self.fps)
+    self.v.width,self.v.height,self.v.pix_fmt = size[0]+size[0]%2,size[1]+size[1]%2,'yuv420p'
+    self.v.codec_context.time_base = Fraction(1,90_000)
+    if self.codec=='libx264': self.v.options = dict(crf='20', preset='veryfast')
+    else: self.v.bit_rate = 4_000_000
+
+# %% ../../nbs/use/07_video.ipynb #91ea76db
+@patch
+def _copy_sound(self:FilmWriter, file, sound_of):
+    "Prepare to copy the sound of another film"
+    self.src,self.copies = _opened(sound_of) if sound_of else None,{}
+    audio = self.src.streams.audio if self.src else []
+    try: self.copies = {s.index:self.film.add_stream_from_template(s) for s in audio}
+    except ValueError as e:
+        raise ValueError(f'{file} cannot hold the sound of {sound_of} ({e}): use its extension, or sound=False') from None
+    self.packets = self.src.demux(audio) if self.copies else iter(())
+    self.waiting = next(self.packets,None)
+
+# %% ../../nbs/use/07_video.ipynb #1c44bb72
+@patch
+def _sound_until(self:FilmWriter, seconds):
+    "Copy the packets of sound up to a time"
+    while (p := self.waiting) is not None and (p.dts is None or p.dts*p.time_base<=seconds):
+        if p.dts is not None: # an empty packet ends a stream
+            p.stream = self.copies[p.stream.index]
+            self.film.mux(p)
+        self.waiting = next(self.packets,None)
+
+# %% ../../nbs/use/07_video.ipynb #9d482921
+@patch
+def write(self:FilmWriter,
+    photo:Image.Image, # RGB, all of the same size
+    seconds:float, # When it is shown
+):
+    "Write a frame"
+    if self.v is None: self._start(photo.size)
+    frame = self.av.VideoFrame.from_ndarray(_even(np.asarray(photo)), format='rgb24')
+    self.last = frame.pts = max(round(seconds*90_000), self.last+1)
+    frame.time_base = Fraction(1,90_000)
+    self.film.mux(self.v.encode(frame))
+    self._sound_until(seconds)
+
+# %% ../../nbs/use/07_video.ipynb #2c948974
+@patch
+def close(self:FilmWriter):
+    "Write what is left, and close the file"
+    if self.v is not None:
+        self.film.mux(self.v.encode(None))
+        self._sound_until(float('inf'))
+    self.film.close()
+    if self.src: self.src.close()
+
+# %% ../../nbs/use/07_video.ipynb #f373caa7
 class GifWriter:
     "Write frames with their times as a GIF that repeats"
     def __init__(self,
         file:str|Path, # Where
     ): self.file,self.frames,self.times = file,[],[]
-    def write(self,
-        photo:Image.Image, # RGB
-        seconds:float, # When it is shown
-    ):
-        "Keep a frame for `close`"
-        self.frames.append(photo.quantize(64))
-        self.times.append(seconds)
-    def close(self):
-        "Write the file"
-        if not self.frames: return
-        ms = np.diff(np.round(np.array(self.times)*100)).astype(int)*10 # GIF counts hundredths of a second
-        durations = [*ms.tolist(),int(ms[-1]) if len(ms) else 100]
-        self.frames[0].save(self.file, save_all=True, append_images=self.frames[1:], loop=0, disposal=1,
-                            duration=[max(20,o) for o in durations])
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
 
+# %% ../../nbs/use/07_video.ipynb #0c2f0bcb
+@patch
+def write(self:GifWriter,
+    photo:Image.Image, # RGB
+    seconds:float, # When it is shown
+):
+    "Keep a frame for `close`"
+    self.frames.append(photo.quantize(64))
+    self.times.append(seconds)
+
+@patch
+def close(self:GifWriter):
+    "Write the file"
+    if not self.frames: return
+    ms = np.diff(np.round(np.array(self.times)*100)).astype(int)*10 # GIF counts hundredths of a second
+    durations = [*ms.tolist(),int(ms[-1]) if len(ms) else 100]
+    self.frames[0].save(self.file, save_all=True, append_images=self.frames[1:], loop=0, disposal=1,
+                        duration=[max(20,o) for o in durations])
+
 # %% ../../nbs/use/07_video.ipynb #b1e7c955
-def _film_writer(stack, src, dst, fps, sound):
-    if dst is None: return None
-    is_file = isinstance(src,(str,Path))
-    if is_file and Path(dst).resolve()==Path(src).resolve(): raise ValueError(f'{dst} is the original film: choose another name')
-    Path(dst).parent.mkdir(parents=True, exist_ok=True)
-    if Path(dst).suffix.lower()=='.gif': return stack.enter_context(GifWriter(dst))
-    return stack.enter_context(FilmWriter(dst, src if is_file and sound else None, fps))
-
-def video_length(
-    src, # A video file, or an iterable of frames
-    fps:float=25., # Frames per second, if `src` is an iterable
-): # (approximate number of frames, or None; frames per second)
-    "Length and frame rate that a video reports"
-    if not isinstance(src,(str,Path)): return getattr(src,'__len__',lambda: None)(),fps
-    with _opened(src) as film:
-        s = film.streams.video[0]
-        return s.frames or None,float(s.average_rate or fps)
-
 def _seen_frames(look, frames, every, bs, **kwargs):
     "(number, seconds, photo, latest detections, are they new?) for each frame"
     frames,det,i = iter(frames),None,0
@@ -201,6 +225,18 @@ def _seen_frames(look, frames, every, bs, **kwargs):
             yield i+k,t,im,det,k in dets
         i += len(some)
 
+# %% ../../nbs/use/07_video.ipynb #427f89ff
+def video_length(
+    src, # A video file, or an iterable of frames
+    fps:float=25., # Frames per second, if `src` is an iterable
+): # (approximate number of frames, or None; frames per second)
+    "Length and frame rate that a video reports"
+    if not isinstance(src,(str,Path)): return getattr(src,'__len__',lambda: None)(),fps
+    with _opened(src) as film:
+        s = film.streams.video[0]
+        return s.frames or None,float(s.average_rate or fps)
+
+# %% ../../nbs/use/07_video.ipynb #c303aa2b
 def _with_bar(items, n, display):
     "Items with a progress bar; a film may have more frames than it reports"
     ticks = iter(() if n is None else progress_bar(range(n), display=display, leave=False))
@@ -208,6 +244,22 @@ def _with_bar(items, n, display):
         next(ticks,None)
         yield o
 
+# %% ../../nbs/use/07_video.ipynb #97db3f52
+def _film_writer(stack, src, dst, fps, sound):
+    "The writer for a kind of film, closed at the end; None if there is no film to write"
+    if dst is None: return None
+    is_file = isinstance(src,(str,Path))
+    if is_file and Path(dst).resolve()==Path(src).resolve(): raise ValueError(f'{dst} is the original film: choose another name')
+    Path(dst).parent.mkdir(parents=True, exist_ok=True)
+    if Path(dst).suffix.lower()=='.gif': return stack.enter_context(GifWriter(dst))
+    return stack.enter_context(FilmWriter(dst, src if is_file and sound else None, fps))
+
+def _film_table(rows):
+    "A table of what was found on the frames"
+    cols = [o for o in found_table([]).columns if o not in ('file','error')]
+    return pd.DataFrame(rows, columns=['frame','seconds',*cols])
+
+# %% ../../nbs/use/07_video.ipynb #a61252ee
 def detect_video(
     detector, # A learner, or an `OnnxDetector`
     src, # A video file, a GIF, or an iterable of frames: PIL images or arrays (h, w, 3) of uint8
@@ -233,12 +285,12 @@ def detect_video(
                 if writer: writer.write(draw_found(im,det), t)
     except KeyboardInterrupt: print('Stopped: the results up to this point are kept')
     finally:
-        cols = [o for o in found_table([]).columns if o not in ('file','error')]
-        res = pd.DataFrame(rows, columns=['frame','seconds',*cols])
+        res = _film_table(rows)
         if csv: res.to_csv(csv, index=False)
     if not len(res): raise ValueError(f'There are no frames in {src}.')
     return res
 
+# %% ../../nbs/use/07_video.ipynb #5f2d3796
 @patch
 @delegates(detect_video)
 def predict_video(self:SSDLearner,
