@@ -53,6 +53,7 @@ def half_precision(
         if isinstance(c,CPUBf16): return 'bf16'
         if isinstance(c,MixedPrecision): return 'bf16' if c.dtype==torch.bfloat16 else 'fp16'
 
+# %% ../../nbs/train/02_guards.ipynb #3362ebd9
 def _named(bad): return bad[0]+(f' and {len(bad)-1} others' if len(bad)>1 else '')
 
 def _bad_weights(learn):
@@ -147,6 +148,7 @@ def _check_monitor(learn, monitor):
         raise ValueError(f"monitor='{monitor}': no validation photo has an object, so there is no {monitor}. "
                          "Use monitor='valid_loss', or move photos with objects to the validation set.")
 
+# %% ../../nbs/train/02_guards.ipynb #3c13ebfc
 def check_callback(
     learn:Learner, # Where it is going to run
     c, # A callback, or its class
@@ -199,6 +201,7 @@ def same_classes(
                          f"{', '.join(map(str,want))}. Read the labels with these classes, or make a new ssd_learner.")
     return None if order==list(range(len(order))) else order
 
+# %% ../../nbs/train/02_guards.ipynb #0b4d7ab5
 def same_input(
     size:tuple, # (height, width) of a model
     stats:tuple, # (mean, std) that it was trained with, or None

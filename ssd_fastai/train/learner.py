@@ -45,8 +45,6 @@ def ssd_split(
     return [params(m.body), params(m.head)]
 
 # %% ../../nbs/train/03_learner.ipynb #0286a820
-def _no_photos(dl): return len(getattr(dl.dataset,'items',[None]))==0
-
 class SSDLearner(Learner):
     "A fastai `Learner` for an SSD: made by `ssd_learner`"
     @property
@@ -67,6 +65,8 @@ class SSDLearner(Learner):
                 if isinstance(c,CPUBf16): c.restore()
 
 # %% ../../nbs/train/03_learner.ipynb #96e27f51
+def _no_photos(dl): return len(getattr(dl.dataset,'items',[None]))==0
+
 @patch
 def need_photos(self:SSDLearner,
     split:int=0, # 0 for training, 1 for validation
@@ -150,6 +150,7 @@ def _check_parts(dls, model, loss_func):
         warnings.warn('All objects of the training photos are ignored (crowd or difficult): nothing can be learned. '
                       'Pass ignore=() to the loaders to count them as objects.', stacklevel=4)
 
+# %% ../../nbs/train/03_learner.ipynb #5ece67d3
 def model_learner(
     dls:BBoxDataLoaders, # Photos with boxes
     model:SSD, # For their size and classes
@@ -350,6 +351,7 @@ def _usual_plan(learn):
     if normed and m.head.neck is not None: return 4e-3,0,1.
     return (2e-3,1,10.) if learn.pretrained else (1e-3,0,1.)
 
+# %% ../../nbs/train/03_learner.ipynb #d290d416
 @patch
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:SSDLearner,
@@ -374,14 +376,6 @@ def fine_tune(self:SSDLearner,
     self.fit_one_cycle(epochs, slice(lr/lr_mult,lr) if lr_mult!=1 else lr, pct_start=pct_start, div=div, **kwargs)
 
 # %% ../../nbs/train/03_learner.ipynb #83357280
-@patch
-def eval_model(self:SSDLearner)->SSD: # On the device of the data, ready to predict
-    "The model for prediction: nothing is dropped out, and batch norm uses what it has learned"
-    self.dls.to(self.dls.device)
-    m,device = self.model,torch.device(self.dls.device or 'cpu')
-    if next(m.parameters()).device!=device: m.to(device)
-    return m.eval() if any(o.training for o in m.modules()) else m
-
 @patch(as_prop=True)
 def thresholds(self:SSDLearner): # A number, or one for each class by name
     "The scores from which detections are shown: .3, unless `set_thresholds` has changed it"
@@ -396,12 +390,15 @@ def set_thresholds(self:SSDLearner,
     if thresholds is not None: lowest(thresholds, self.dls.vocab)
     get_model(self.model).thresholds = thresholds
 
-def _onto_photo(det, win, size):
-    "Boxes in a window as boxes on the photo"
-    lo,hi = det.boxes.new_tensor(win[:2]).repeat(2),det.boxes.new_tensor(size).repeat(2)
-    det.boxes = (det.boxes+lo).clamp(min=0).minimum(hi)
-    return det[(det.boxes[:,2:]>det.boxes[:,:2]).all(1)] # else it lies in the margin beside the photo
+@patch
+def eval_model(self:SSDLearner)->SSD: # On the device of the data, ready to predict
+    "The model for prediction: nothing is dropped out, and batch norm uses what it has learned"
+    self.dls.to(self.dls.device)
+    m,device = self.model,torch.device(self.dls.device or 'cpu')
+    if next(m.parameters()).device!=device: m.to(device)
+    return m.eval() if any(o.training for o in m.modules()) else m
 
+# %% ../../nbs/train/03_learner.ipynb #420654f6
 @patch
 def _see(self:SSDLearner, photos, model):
     "(scores, offsets) of a model for some photos (PIL), and the windows through which it saw them"
@@ -411,6 +408,13 @@ def _see(self:SSDLearner, photos, model):
     x, = compose_tfms((x,), self.dls.valid.after_batch.fs, split_idx=1)
     with torch.no_grad(): return model(x),wins
 
+def _onto_photo(det, win, size):
+    "Boxes in a window as boxes on the photo"
+    lo,hi = det.boxes.new_tensor(win[:2]).repeat(2),det.boxes.new_tensor(size).repeat(2)
+    det.boxes = (det.boxes+lo).clamp(min=0).minimum(hi)
+    return det[(det.boxes[:,2:]>det.boxes[:,:2]).all(1)] # else it lies in the margin beside the photo
+
+# %% ../../nbs/train/03_learner.ipynb #330ab078
 def _in_tiles(learn, photo, tiles, nms, **kwargs):
     "Detections on a photo, seen tile by tile"
     def look(parts): return learn.predict_batch(parts, nms=nms, **kwargs)
@@ -436,6 +440,7 @@ def predict_batch(self:SSDLearner,
     dets = m.detections(preds, sizes, vocab, photos=photos, min_score=lowest(cut,vocab), nms=nms, **kwargs)
     return [_onto_photo(d,w,p.size).above(cut) for d,w,p in zip(dets,wins,photos)]
 
+# %% ../../nbs/train/03_learner.ipynb #851717f6
 @patch
 def predict(self:SSDLearner,
     item, # Path, PIL image, array or tensor: see `to_photo`
@@ -493,6 +498,7 @@ def _fastai_dl(self:SSDLearner, dl):
     if None in paths: check_loaders(dl)
     return self.dls.test_dl(paths, bs=dl.bs)
 
+# %% ../../nbs/train/03_learner.ipynb #ee42d8f1
 @patch
 def _own_dl(self:SSDLearner, dl):
     "A loader as this learner needs it: this one, or one of the same photos"
@@ -632,6 +638,7 @@ def _note_boxes(note, state):
     res.boxes = state['boxes'].float().cpu().clone()
     return res
 
+# %% ../../nbs/train/03_learner.ipynb #6ecc6d77
 @patch
 def _take_weights(self:SSDLearner, state, note, file, strict=True):
     "Load weights and what belongs to them; how to reorder the classes"

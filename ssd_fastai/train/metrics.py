@@ -6,8 +6,8 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/train/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['coco_names', 'recall_points', 'coco_ious', 'CocoEvaluator', 'summary', 'by_class', 'records_seen', 'window_seen',
-           'ignored_objects', 'average_precision', 'weighted_aps', 'resample', 'tails', 'CocoMetric', 'coco_metrics',
-           'IntervalMetric']
+           'ignored_objects', 'average_precision', 'weighted_aps', 'resample', 'tails', 'CocoMetric', 'IntervalMetric',
+           'coco_metrics']
 
 # %% ../../nbs/train/00_metrics.ipynb #abbd44b0
 import contextlib, io, math, warnings
@@ -37,12 +37,13 @@ class CocoEvaluator:
         self.images,self.anns,self.dets,self.vocab = [],[],[],[]
         self.last,self._res,self.most,self.gathered,self.ends = None,None,0,False,{}
     def __getstate__(self): return type(self)(self.max_dets).__dict__ # an exported learner carries no photos along
-    @property
-    def limit(self):
-        "Detections of a photo that count"
-        return self.max_dets or max(100,self.most)
 
 # %% ../../nbs/train/00_metrics.ipynb #56ff641b
+@patch(as_prop=True)
+def limit(self:CocoEvaluator):
+    "Detections of a photo that count"
+    return self.max_dets or max(100,self.most)
+
 def _crowded(n, limit, fixed):
     "What to say about a photo with more objects than COCO counts"
     if fixed: return (f'A photo has {n} objects, but only its best {limit} detections count: AP cannot reach 1. '
@@ -59,6 +60,7 @@ def expect(self:CocoEvaluator,
     self.told = True
     warnings.warn(_crowded(n, self.limit, self.max_dets), stacklevel=3)
 
+# %% ../../nbs/train/00_metrics.ipynb #65a9c653
 @patch
 def add(self:CocoEvaluator,
     det:Detections, # What was found on a photo
@@ -86,6 +88,7 @@ def _truth(ev):
     gt.createIndex()
     return gt
 
+# %% ../../nbs/train/00_metrics.ipynb #cc99b45d
 @patch
 def run(self:CocoEvaluator,
     areas:bool=False, # The numbers of small, medium and large objects too? That takes four times as long
@@ -153,6 +156,7 @@ def records_seen(
     if random or len(idxs)<n or not all(hasattr(items[i],'boxes') for i in idxs): return [None]*n
     return [items[i] for i in idxs]
 
+# %% ../../nbs/train/00_metrics.ipynb #de00faff
 def window_seen(
     r, # `Record`, or None
     dl, # DataLoader that the photo comes from
@@ -173,6 +177,7 @@ def ignored_objects(
     flags = next((t.ignore for t in fs if isinstance(t,RecordLabels)), ())
     return torch.tensor([isinstance(l,Ignored) for l in record_labels(r,flags)], dtype=torch.bool)
 
+# %% ../../nbs/train/00_metrics.ipynb #ba33625e
 def _objects(r, window, bbox, label, dl, vocab):
     "(boxes in pixels of the photo, labels, ignored?) of a photo: of its record if the window cuts, else of the batch"
     x0,y0,x1,y1 = window
@@ -212,11 +217,6 @@ def add_batch(self:CocoEvaluator,
         self.add(_on_photo(d,w), *_objects(r,w,b,l,dl,vocab), i)
 
 # %% ../../nbs/train/00_metrics.ipynb #ff6be0f0
-def _processes():
-    "Number of processes that share the work"
-    d = torch.distributed
-    return d.get_world_size() if d.is_available() and d.is_initialized() else 1
-
 def _merge(ev, part, seen):
     "Add the photos that another process has, unless they are there already"
     images,anns,dets = part
@@ -229,6 +229,12 @@ def _merge(ev, part, seen):
     for a in anns:
         if a['image_id'] in new: ev.anns.append({**a, 'id':len(ev.anns)+1, 'image_id':new[a['image_id']]})
     ev.dets += [{**d,'image_id':new[d['image_id']]} for d in dets if d['image_id'] in new]
+
+# %% ../../nbs/train/00_metrics.ipynb #bbbf0674
+def _processes():
+    "Number of processes that share the work"
+    d = torch.distributed
+    return d.get_world_size() if d.is_available() and d.is_initialized() else 1
 
 @patch
 def gather(self:CocoEvaluator)->CocoEvaluator: # With the photos of all processes
@@ -308,6 +314,7 @@ def _curve(rows, t):
     order = np.argsort(-s, kind='mergesort')
     return s[order],right[order],k[order],n
 
+# %% ../../nbs/train/00_metrics.ipynb #4fadd2a7
 @patch
 def interval(self:CocoEvaluator,
     stat:str='AP50', # 'AP', 'AP50' or 'AP75'
@@ -340,32 +347,21 @@ class CocoMetric(Metric):
     def reset(self):
         "Forget all photos"
         self.ev.reset()
-    def accumulate(self,
-        learn, # In the middle of a batch
-    ):
-        "Add a batch, unless another metric has added it"
-        if self.ev.last is learn.yb: return
-        self.ev.last = learn.yb
-        self.ev.add_batch(get_model(learn.model), learn.pred, learn.yb, learn.dl, learn.dls.vocab)
-    @property
-    def value(self):
-        "The number, over all photos of all processes"
-        return float(summary(self.ev.gather(), self.stat in _sized)[self.stat])
 
-def coco_metrics(
-    stats:tuple=('AP','AP50'), # Which of `coco_names`
-    max_dets:int=100, # Detections of a photo that count; more than COCO's 100 where photos have more objects
-    interval:bool=False, # Also the 95 % interval of AP, AP50 and AP75, by resampling the photos: two columns for each
-)->list: # Metrics for `ssd_learner`
-    "COCO average precision as fastai metrics"
-    stats = [stats] if isinstance(stats,str) else list(stats)
-    bad = [s for s in stats if s not in coco_names]
-    if bad: raise ValueError(f'{bad}: choose from {coco_names}')
-    if not max_dets>10: raise ValueError(f'max_dets={max_dets}: AR 10 needs more than 10 detections of a photo')
-    ev = CocoEvaluator(max_dets)
-    if not interval: return [CocoMetric(s, ev) for s in stats]
-    def ends(s): return [IntervalMetric(s,ev,i) for i in (0,1)] if s in _at else []
-    return [m for s in stats for m in (CocoMetric(s,ev),*ends(s))]
+# %% ../../nbs/train/00_metrics.ipynb #9577c48f
+@patch
+def accumulate(self:CocoMetric,
+    learn, # In the middle of a batch
+):
+    "Add a batch, unless another metric has added it"
+    if self.ev.last is learn.yb: return
+    self.ev.last = learn.yb
+    self.ev.add_batch(get_model(learn.model), learn.pred, learn.yb, learn.dl, learn.dls.vocab)
+
+@patch(as_prop=True)
+def value(self:CocoMetric):
+    "The number, over all photos of all processes"
+    return float(summary(self.ev.gather(), self.stat in _sized)[self.stat])
 
 # %% ../../nbs/train/00_metrics.ipynb #bbb90981
 class IntervalMetric(Metric):
@@ -387,3 +383,19 @@ class IntervalMetric(Metric):
         ends = self.ev.gather().ends
         if self.stat not in ends: ends[self.stat] = self.ev.interval(self.stat, n=200)
         return ends[self.stat][self.end]
+
+# %% ../../nbs/train/00_metrics.ipynb #1c01cd3a
+def coco_metrics(
+    stats:tuple=('AP','AP50'), # Which of `coco_names`
+    max_dets:int=100, # Detections of a photo that count; more than COCO's 100 where photos have more objects
+    interval:bool=False, # Also the 95 % interval of AP, AP50 and AP75, by resampling the photos: two columns for each
+)->list: # Metrics for `ssd_learner`
+    "COCO average precision as fastai metrics"
+    stats = [stats] if isinstance(stats,str) else list(stats)
+    bad = [s for s in stats if s not in coco_names]
+    if bad: raise ValueError(f'{bad}: choose from {coco_names}')
+    if not max_dets>10: raise ValueError(f'max_dets={max_dets}: AR 10 needs more than 10 detections of a photo')
+    ev = CocoEvaluator(max_dets)
+    if not interval: return [CocoMetric(s, ev) for s in stats]
+    def ends(s): return [IntervalMetric(s,ev,i) for i in (0,1)] if s in _at else []
+    return [m for s in stats for m in (CocoMetric(s,ev),*ends(s))]

@@ -42,6 +42,15 @@ class CPUBf16(Callback):
         if inner is not None: inner.__dict__.pop('forward', None)
 
 # %% ../../nbs/train/01_precision.ipynb #41e3f6b0
+def _step_secs(m, x, bf16):
+    "Seconds for a step: forward and backward"
+    t = time.perf_counter()
+    with torch.autocast('cpu', torch.bfloat16, enabled=bf16): out = m(x)
+    sum(o.float().mean() for o in out).backward()
+    m.zero_grad()
+    return time.perf_counter()-t
+
+# %% ../../nbs/train/01_precision.ipynb #9d6bd9fb
 def time_precisions(
     model:nn.Module, # On the CPU. A copy of it is timed
     size:tuple, # (height, width) of the photos
@@ -49,25 +58,16 @@ def time_precisions(
     n:int=3, # Steps, of which the fastest counts
 )->dict: # Seconds for a step (forward and backward), by precision
     "How long a training step takes on this CPU, in fp32 and in bf16"
-    res = {}
     with no_random(), torch.enable_grad():
         m,x = deepcopy(model).train(),torch.randn(bs,3,*size).contiguous(memory_format=torch.channels_last)
-        for name in ('fp32','bf16'):
-            ts = []
-            for _ in range(n):
-                t = time.perf_counter()
-                with torch.autocast('cpu', torch.bfloat16, enabled=name=='bf16'): out = m(x)
-                sum(o.float().mean() for o in out).backward()
-                m.zero_grad()
-                ts.append(time.perf_counter()-t)
-            res[name] = min(ts)
-    return res
+        return {name: min(_step_secs(m,x,name=='bf16') for _ in range(n)) for name in ('fp32','bf16')}
 
 # %% ../../nbs/train/01_precision.ipynb #c4d2c990
 def reproducible()->bool: # True after `set_seed(…, reproducible=True)`
     "Were reproducible results asked for?"
     return torch.backends.cudnn.deterministic
 
+# %% ../../nbs/train/01_precision.ipynb #d9a6aff4
 def precision_cbs(
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
     device:str='cpu', # Type of the device that trains
@@ -94,6 +94,7 @@ def _pairs(params, wd):
     return [dict(params=[p for p in g if (p.ndim>1)==decay], weight_decay=wd*decay)
             for g in groups for decay in (True,False)]
 
+# %% ../../nbs/train/01_precision.ipynb #131f3374
 class FusedAdamW(OptimWrapper):
     "PyTorch's fused AdamW as a fastai optimizer; like fastai's `Adam`, but in one call for all parameters"
     def __init__(self,
