@@ -74,7 +74,7 @@ _plain = {'class':'gave an object the wrong class', 'localization':'found an obj
 
 # %% ../../nbs/use/03_report.ipynb #752c5662
 def _costly(mis):
-    "The kind of mistake that costs most AP50"
+    "A sentence about the kind of mistake that costs most AP50, if it costs any"
     kinds = mis.kinds()
     worst = kinds['AP gained'].idxmax()
     if not kinds['AP gained'][worst]>.005: return
@@ -84,7 +84,7 @@ def _costly(mis):
 
 # %% ../../nbs/use/03_report.ipynb #2527d501
 def _cause(mis):
-    "The stage at which most missed objects were lost, if there is a detector to ask"
+    "A sentence about the stage at which most missed objects were lost, if the detector can be asked"
     stages = mis.stages().stage.value_counts() if mis.replay else {}
     if not len(stages): return
     cause,k = stages.index[0],int(stages.iloc[0])
@@ -92,7 +92,7 @@ def _cause(mis):
 
 # %% ../../nbs/use/03_report.ipynb #dccde9b6
 def _doubt(mis, interval):
-    "How uncertain the measurement is, if it is"
+    "A sentence about how uncertain the measurement is, if it is"
     width = interval.high['AP50']-interval.low['AP50']
     if not width>.05: return
     return (f'The measurement itself is uncertain by {100*width:.0f} points because it rests on '
