@@ -30,6 +30,7 @@ def _other_columns(conv, k, cols, bias):
         for p,old in ((new.weight,conv.weight),(new.bias,conv.bias)): took = copy_rows(p, old, range(k), cols, k)
     return new.to(conv.weight.device,memory_format=torch.channels_last),took
 
+# %% ../../nbs/published/03_classes.ipynb #a21aa893
 def swap_classes(
     model:SSD, # Changed in place
     cols:list, # For each of the new classes, which one of the old. Or None
@@ -48,16 +49,31 @@ def swap_classes(
     return took
 
 # %% ../../nbs/published/03_classes.ipynb #b3dd5df5
+def _matched(vocab, names, synonyms):
+    "Which class of the detector serves each of the new ones: at least one must"
+    cols = match_names(vocab, names, synonyms)
+    if any(c is not None for c in cols): return cols
+    raise ValueError(f'None of {", ".join(vocab)} is a class of this detector, which knows {", ".join(names)}: '
+                     "synonyms={'yours':'its'} says which is which")
+
+# %% ../../nbs/published/03_classes.ipynb #375d5a08
 def _kept(vocab, names, cols):
     "A row for each class: where it comes from"
     rows = [names[c] if c is not None else 'new' for c in cols]
     return pd.DataFrame({'from':rows}, index=pd.Index(vocab,name='class'))
 
+def _tell(sources, gone):
+    "Print what became of each class"
+    if gone: print(f'Dropped: {", ".join(gone)}')
+    print(', '.join(f'{v} {"new" if f=="new" else "kept" if f==v else "from "+f}' for v,f in sources.items()))
+
+# %% ../../nbs/published/03_classes.ipynb #fc625f36
 def _kept_thresholds(cut, vocab, names, cols):
     "The thresholds of the classes that stay, under their new names"
     if not isinstance(cut,dict): return cut
     return {v:cut[names[c]] for v,c in zip(vocab,cols) if c is not None and names[c] in cut} or None
 
+# %% ../../nbs/published/03_classes.ipynb #026b2b3f
 @patch
 def with_classes(self:SSDLearner,
     dls:BBoxDataLoaders, # Loaders with other classes, of the same size
@@ -66,10 +82,7 @@ def with_classes(self:SSDLearner,
 )->SSDLearner: # Another one; this one stays as it is. `kept` says where each class comes from
     "This detector for other classes: what it knows is kept, row by row"
     names,vocab = list(map(str,self.dls.vocab)),list(map(str,dls.vocab))
-    cols = match_names(vocab, names, synonyms)
-    if all(c is None for c in cols):
-        raise ValueError(f'None of {", ".join(vocab)} is a class of this detector, which knows {", ".join(names)}: '
-                         "synonyms={'yours':'its'} says which is which")
+    cols = _matched(vocab, names, synonyms)
     model = deepcopy(get_model(self.model)).cpu()
     if dls.size!=model.size: raise ValueError(f'This detector sees {model.size}, and these loaders make {dls.size}')
     cut = _kept_thresholds(getattr(model,'thresholds',None), vocab, names, cols)
@@ -81,9 +94,7 @@ def with_classes(self:SSDLearner,
     learn = model_learner(dls, model, True, kind, **kwargs)
     learn.unfreeze()
     learn.kept = _kept(vocab, names, cols)
-    gone = [n for i,n in enumerate(names) if i not in cols]
-    if gone: print(f'Dropped: {", ".join(gone)}')
-    print(', '.join(f'{v} {"new" if f=="new" else "kept" if f==v else "from "+f}' for v,f in learn.kept['from'].items()))
+    _tell(learn.kept['from'], [n for i,n in enumerate(names) if i not in cols])
     return learn
 
 # %% ../../nbs/published/03_classes.ipynb #5f53b2c9

@@ -12,6 +12,7 @@ __all__ = ['xavier_init', 'extras300', 'extras512', 'lite_norm', 'normal_init', 
 
 # %% ../../nbs/published/00_layers.ipynb #18f17600
 import pickle, urllib.error
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F
@@ -45,6 +46,7 @@ def read_weights(
         raise ValueError(f'{file} holds no state dict: save one with torch.save(model.state_dict(), file)')
     return dict(state)
 
+# %% ../../nbs/published/00_layers.ipynb #641f6c5d
 def _no_download(weights, file, why, instead):
     return ConnectionError(f'{file.name} {why}. Get {weights.url} on a machine with network '
                            f'and put it into {file.parent}, or pass {instead}.')
@@ -98,6 +100,7 @@ def init_convs(
             if l.bias is not None: nn.init.zeros_(l.bias)
     return m
 
+# %% ../../nbs/published/00_layers.ipynb #4d718381
 _kaiming = partial(nn.init.kaiming_normal_, mode='fan_out', nonlinearity='relu')
 
 def _vgg16(**kwargs):
@@ -175,6 +178,7 @@ def from_parts(cls:SSDHead,
     self.n_out,self.neck = n_out,None
     return self
 
+# %% ../../nbs/published/00_layers.ipynb #68f36126
 def _vgg_heads(chs, ks, n): return [xavier_init(nn.Conv2d(c,k*n,3,padding=1)) for c,k in zip(chs,ks,strict=True)]
 
 def vgg_ssd(
@@ -219,6 +223,7 @@ def v2_body(
     layers = backbone_layers(mobilenet_v2, weights, MobileNet_V2_Weights.IMAGENET1K_V2, norm_layer=lite_norm)
     return _lite_body(layers, 14, weights)
 
+# %% ../../nbs/published/00_layers.ipynb #eb332128
 def v3_body(
     weights=None, # 'imagenet', a file, or None
     narrow:bool=None, # 480 channels at the end rather than 960? Default: yes, unless there are weights
@@ -240,6 +245,7 @@ def lite_conv(
     "A convolution of SSDlite's heads and extra maps"
     return Conv2dNormActivation(ni, nf, ks, stride, groups=groups, norm_layer=lite_norm, activation_layer=nn.ReLU6)
 
+# %% ../../nbs/published/00_layers.ipynb #f3f97d51
 def lite_extra(
     ni:int, # Channels in
     nf:int, # Channels out
@@ -272,6 +278,7 @@ def lite_ssd(
     head = SSDHead.from_parts([nn.Identity(),nn.Identity()], extra, classes, offsets, n_classes+1)
     return SSD(body, boxes, n_classes, size, head=head)
 
+# %% ../../nbs/published/00_layers.ipynb #2be77536
 def v2_ssd(
     boxes:DefaultBoxes, # Default boxes on the grids of SSDlite320
     n_classes:int, # Number of object classes, without background
@@ -281,6 +288,7 @@ def v2_ssd(
     "SSDlite on MobileNetV2"
     return lite_ssd(boxes, n_classes, size, v2_body(weights_backbone))
 
+# %% ../../nbs/published/00_layers.ipynb #07806891
 def v3_ssd(
     boxes:DefaultBoxes, # Default boxes on the grids of SSDlite320
     n_classes:int, # Number of object classes, without background
@@ -305,6 +313,17 @@ def tracking_norms(
     "The batch norms of a model whose averages move by a momentum"
     return [m for m in model.modules() if isinstance(m,_BatchNorm) and m.track_running_stats and m.momentum]
 
+@contextmanager
+def _as_they_were(norms):
+    "Afterward, momentum and batch count of batch norms are what they were before"
+    own = [(m,m.momentum,int(m.num_batches_tracked)) for m in norms]
+    try: yield
+    finally:
+        for m,momentum,count in own:
+            m.momentum = momentum
+            m.num_batches_tracked.fill_(count)
+
+# %% ../../nbs/published/00_layers.ipynb #abc3c944
 class PreciseBatchNorm(Callback):
     """Precise batch norm: after an epoch, young layers recompute their averages, with the weights as they are
 
@@ -313,30 +332,30 @@ class PreciseBatchNorm(Callback):
         n:int=10, # Number of batches for the new average
         young:float=10., # A layer is young until it has seen this divided by its momentum, in batches
     ): self.n,self.young = n,young
-    def is_young(self,
-        m:nn.Module, # A batch norm
-    )->bool: # In training, with few batches behind it
-        "Has this layer seen too few batches for its running average?"
-        return m.training and int(m.num_batches_tracked)*m.momentum<self.young
-    def average(self,
-        norms:list, # All batch norms: they see the batches too, but keep their averages
-        young:list, # Those that take new averages
-    ):
-        "A plain average over `n` training batches"
-        for m in norms: m.momentum = 0.
-        for m in young:
-            m.reset_running_stats()
-            m.momentum = None
-        for _,b in zip(range(self.n),self.dls.train): self.learn.model(*b[:self.dls.n_inp])
     @torch.no_grad()
     def after_train(self):
         "New averages for young layers; momentum and batch count stay as they were"
         norms = tracking_norms(self.learn.model)
         young = [m for m in norms if self.is_young(m)]
         if not young: return
-        own = [(m,m.momentum,int(m.num_batches_tracked)) for m in norms]
-        try: self.average(norms, young)
-        finally:
-            for m,momentum,count in own:
-                m.momentum = momentum
-                m.num_batches_tracked.fill_(count)
+        with _as_they_were(norms): self.average(norms, young)
+
+# %% ../../nbs/published/00_layers.ipynb #20804cb1
+@patch
+def is_young(self:PreciseBatchNorm,
+    m:nn.Module, # A batch norm
+)->bool: # In training, with few batches behind it
+    "Has this layer seen too few batches for its running average?"
+    return m.training and int(m.num_batches_tracked)*m.momentum<self.young
+
+@patch
+def average(self:PreciseBatchNorm,
+    norms:list, # All batch norms: they see the batches too, but keep their averages
+    young:list, # Those that take new averages
+):
+    "A plain average over `n` training batches"
+    for m in norms: m.momentum = 0.
+    for m in young:
+        m.reset_running_stats()
+        m.momentum = None
+    for _,b in zip(range(self.n),self.dls.train): self.learn.model(*b[:self.dls.n_inp])

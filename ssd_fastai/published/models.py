@@ -43,6 +43,7 @@ def our_name(
     for pattern,new in rules: name = re.sub(pattern, new, name)
     return name
 
+# %% ../../nbs/published/01_models.ipynb #460d7458
 def _inside_block(m): return f'body.parts.1.{int(m[1])-1}'
 def _after_block(m): return f'body.parts.1.{int(m[1])+2}'
 
@@ -75,12 +76,10 @@ class Published:
     def published(self):
         "Itself: `ssd_learner` knows a published model by this attribute"
         return self
-    def input(self)->dict: # `size` and `stats`
-        "Arguments for `BBoxDataLoaders`"
-        return dict(size=self.size, stats=self.stats)
     def __repr__(self): return f'{self.name}: {self.__doc__}'
     def __reduce__(self): return self.name # pickled by name, as a function is
 
+# %% ../../nbs/published/01_models.ipynb #cba13c3c
 _vgg = dict(mean=[.48235,.45882,.40784], std=[1/255]*3, rules=vgg_rules,
             select=dict(min_score=.01, top_k=400, nms=.45, keep=200))
 _lite = dict(boxes='ssdlite320', size=320, mean=[.5]*3, std=[.5]*3, rules=lite_rules,
@@ -97,6 +96,11 @@ ssdlite320_mobilenet_v2 = Published('ssdlite320_mobilenet_v2',
     'SSDlite on MobileNetV2, first map inside layer 15, 3234 default boxes (Sandler et al. 2018, §6.2)', v2_ssd, **_lite)
 
 # %% ../../nbs/published/01_models.ipynb #927575e0
+@patch
+def input(self:Published)->dict: # `size` and `stats`
+    "Arguments for `BBoxDataLoaders`"
+    return dict(size=self.size, stats=self.stats)
+
 def published_input(
     arch:Published, # `ssd300_vgg16`, `ssd512_vgg16`, `ssdlite320_mobilenet_v3_large` or `ssdlite320_mobilenet_v2`
 )->dict: # `size` and `stats` for `BBoxDataLoaders`
@@ -149,6 +153,7 @@ def match_names(
     _check_synonyms(synonyms, vocab, [n for n in names if n!='N/A'])
     return [at.get(synonyms.get(n,n).casefold()) for n in vocab]
 
+# %% ../../nbs/published/01_models.ipynb #909ac8b3
 def same_shapes(
     new:DefaultBoxes, # Your default boxes
     old:DefaultBoxes, # Those of the weights
@@ -195,6 +200,7 @@ def _transfer_conv(new, state, name, shapes, cols, k):
         state[key] = new[key]
     return took
 
+# %% ../../nbs/published/01_models.ipynb #37f5f95e
 def transfer_weights(
     model:SSD, # Filled in place
     state:dict, # Weights under our names
@@ -216,6 +222,7 @@ def transfer_weights(
     model.load_state_dict({**state,'boxes':mine['boxes']})
     return classes,offsets
 
+# %% ../../nbs/published/01_models.ipynb #80724825
 def _n_params(ms): return sum(p.numel() for m in ms for p in m.parameters())
 
 def _row(what, source, n, masks):
@@ -253,6 +260,7 @@ def default_boxes(self:Published,
     raise ValueError(f'{self.name} has the grids {own.grids}, and these default boxes are for {boxes.grids}: '
                      f'use fit_default_boxes(train, published_boxes({self.boxes!r}).grids)')
 
+# %% ../../nbs/published/01_models.ipynb #9bf055d0
 def weight_classes(
     state:dict, # Weights under our names
     arch:Published, # The model they are for
@@ -276,6 +284,7 @@ def _weight_names(n, names, classes):
                          'so that they can be found among them')
     return [str(i) for i in range(n)] if names is None else list(names)
 
+# %% ../../nbs/published/01_models.ipynb #427fbd5f
 def check_state(
     state:dict, # Weights under our names
     model:SSD, # The model that they are for
@@ -312,6 +321,7 @@ def from_weights(self:Published,
     model.kept = kept_table(model, *masks, vocab, names, cols)
     return model
 
+# %% ../../nbs/published/01_models.ipynb #bdaaa841
 @patch
 def from_scratch(self:Published,
     classes:list|int=None, # Names of your object classes, or their number; default: COCO's
@@ -328,6 +338,7 @@ def from_scratch(self:Published,
         for c in model.head.classes: nn.init.constant_(last_conv(c).bias.view(-1,n+1)[:,1:].detach(), bias)
     return model
 
+# %% ../../nbs/published/01_models.ipynb #dfbb48e0
 @patch
 def __call__(self:Published,
     classes:list|int=None, # Names of your object classes, or their number; default: those of the weights, or COCO's

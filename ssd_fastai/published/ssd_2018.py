@@ -11,6 +11,7 @@ __all__ = ['TanhCoder', 'std_conv', 'Trunk2018', 'ssd_2018', 'ssd_learner_2018']
 import torch
 from torch import nn, Tensor
 from torchvision.models import resnet34
+from fastcore.basics import patch
 from ..data.boxes import cxcywh2xyxy, xyxy2cxcywh
 from ..data.block import BBoxDataLoaders
 from ..ssd.anchors import fastai2018_boxes
@@ -24,11 +25,6 @@ class TanhCoder:
     def __init__(self,
         cells:Tensor, # (A, 2) width and height of each default box's grid cell, 0 to 1
     ): self.cells = cells
-    def at(self,
-        rows:Tensor, # Positions, or a mask, of some default boxes
-    )->'TanhCoder':
-        "The coder for some of the default boxes: each has a cell of its own"
-        return TanhCoder(self.cells[rows.to(self.cells.device)])
     def decode(self,
         t:Tensor, # (..., A, 4) offsets
         default:Tensor, # (A, 4) default boxes, corners, 0 to 1
@@ -36,6 +32,14 @@ class TanhCoder:
         "The boxes that the offsets `t` make of `default`"
         d,t = xyxy2cxcywh(default),t.tanh()
         return cxcywh2xyxy(torch.cat([d[...,:2]+t[...,:2]/2*self.cells.to(t.device), d[...,2:]*(1+t[...,2:]/2)], -1))
+
+# %% ../../nbs/published/02_ssd_2018.ipynb #007b21c8
+@patch
+def at(self:TanhCoder,
+    rows:Tensor, # Positions, or a mask, of some default boxes
+)->'TanhCoder':
+    "The coder for some of the default boxes: each has a cell of its own"
+    return TanhCoder(self.cells[rows.to(self.cells.device)])
 
 # %% ../../nbs/published/02_ssd_2018.ipynb #86ac7d40
 def std_conv(
@@ -47,6 +51,11 @@ def std_conv(
     "The convolution of the fast.ai 2018 lesson: 3×3, ReLU, batch norm, dropout"
     return nn.Sequential(nn.Conv2d(ni,nf,3,stride,1), nn.ReLU(), nn.BatchNorm2d(nf), nn.Dropout(drop))
 
+def _booster(n, width, drop):
+    "`n` convolutions that keep the map"
+    return nn.Sequential(*[std_conv(width,width,1,drop) for _ in range(n)])
+
+# %% ../../nbs/published/02_ssd_2018.ipynb #42b660c7
 class Trunk2018(nn.Module):
     "The head of the fast.ai 2018 lesson: one row of convolutions, with heads on the way"
     neck = None
@@ -62,8 +71,7 @@ class Trunk2018(nn.Module):
         self.n_out = n_out
         self.start = nn.Sequential(nn.ReLU(), nn.Dropout(drop), std_conv(ch,width,1,drop))
         self.down = nn.ModuleList(std_conv(width,width,2,drop) for _ in ks)
-        self.boosters = nn.ModuleList(nn.Sequential(*[std_conv(width,width,1,drop) for _ in range(boosters)])
-                                      for _ in ks[:-1])
+        self.boosters = nn.ModuleList(_booster(boosters, width, drop) for _ in ks[:-1])
         self.classes = nn.ModuleList(nn.Conv2d(width,k*n_out,3,padding=1) for k in ks)
         self.offsets = nn.ModuleList(nn.Conv2d(width,k*4,3,padding=1) for k in ks)
     def forward(self,

@@ -65,6 +65,12 @@ def interval(self:Mistakes,
     return pd.DataFrame(dict(value=value,low=lo,high=hi,objects=[count.sum(),count.sum(),*count]), index=names)
 
 # %% ../../nbs/use/01_confidence.ipynb #83c292d9
+def _same_photos(a, b):
+    "Do two detectors have the same photos, labels and classes behind their mistakes?"
+    return a.vocab==b.vocab and len(a)==len(b) and all(
+        p.path.name==q.path.name and np.array_equal(p.gt_labels,q.gt_labels) for p,q in zip(a.photos,b.photos))
+
+# %% ../../nbs/use/01_confidence.ipynb #3a49ec39
 @patch
 def compare(self:Mistakes,
     other:Mistakes, # Mistakes of another detector on the same photos
@@ -73,9 +79,8 @@ def compare(self:Mistakes,
     seed:int=42, # The same seed gives the same answer
 )->pd.DataFrame: # A row for AP, AP50 and each class: difference, low, high, verdict
     "Is this detector better than the other? Paired bootstrap over the same photos"
-    same = self.vocab==other.vocab and len(self)==len(other) and all(
-        a.path.name==b.path.name and np.array_equal(a.gt_labels,b.gt_labels) for a,b in zip(self.photos,other.photos))
-    if not same: raise ValueError('The two saw different photos, labels or classes: measure both on one validation set')
+    if not _same_photos(self, other):
+        raise ValueError('The two saw different photos, labels or classes: measure both on one validation set')
     w = np.concatenate([np.ones((1,len(self))),resample(len(self),n,seed)])
     d = self._resampled(w)-other._resampled(w)
     lo,hi = np.nanquantile(d[1:], tails(len(self),level), axis=0)

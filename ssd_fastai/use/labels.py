@@ -19,9 +19,17 @@ from ..data.block import BBoxDataLoaders
 from ..data.photos import photo_groups
 from ..ssd.pretrained import wheel_file
 from ..train.learner import SSDLearner, ssd_learner
-from .mistakes import _crop, _frame, find_mistakes, iou_matrix, match_photo
+from .mistakes import _axes, _draw_part, find_mistakes, iou_matrix, match_photo
 
 # %% ../../nbs/use/02_labels.ipynb #994d56c9
+@contextlib.contextmanager
+def _quietly():
+    "Print nothing and warn of nothing"
+    with contextlib.redirect_stdout(io.StringIO()),warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+# %% ../../nbs/use/02_labels.ipynb #7014c3b7
 @patch
 def again(self:SSDLearner,
     train:Annotations, # For training
@@ -34,37 +42,13 @@ def again(self:SSDLearner,
     if not hasattr(self,'recipe'):
         raise ValueError('Only a learner that ssd_learner made in this session can be made again')
     set_seed(seed, reproducible=True)
-    with contextlib.redirect_stdout(io.StringIO()),warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with _quietly():
         new = ssd_learner(self.dls.with_photos(train,valid), **self.recipe)
         with new.no_bar(),new.no_logging():
             if epochs: new.fine_tune(epochs, **kwargs)
     return new
 
 # %% ../../nbs/use/02_labels.ipynb #3c82dcca
-@patch
-def learning_curve(self:SSDLearner,
-    epochs:int=10, # Epochs on all photos; smaller sets get the same number of steps
-    fractions:tuple=(.25,.5,1.), # Of the training set
-    seeds:int=3, # Trainings for each fraction, each with different photos
-    plot:bool=True, # Draw the curve?
-    **kwargs, # Passed to `fine_tune`
-)->pd.DataFrame: # A row for each training: photos, seed, AP, AP50
-    "AP for different numbers of training photos, with its spread"
-    train,valid = (Annotations(list(rs),self.dls.vocab) for rs in self.dls.records)
-    rows = []
-    for f in fractions:
-        if not 0<f<=1: raise ValueError(f'fractions={fractions}: each lies between 0 and 1')
-        n = max(1,round(f*len(train)))
-        for seed in range(seeds):
-            i = np.random.default_rng(seed).permutation(len(train))[:n]
-            some = Annotations([train[j] for j in i], train.vocab)
-            ap = self.again(some, valid, round(epochs/f), seed, **kwargs).ap_per_class()
-            rows.append((n,seed,ap.AP.mean(),ap.AP50.mean()))
-    res = pd.DataFrame(rows, columns=['photos','seed','AP','AP50'])
-    if plot: plot_learning_curve(res)
-    return res
-
 def plot_learning_curve(
     df:pd.DataFrame, # From `learning_curve`
     stat:str='AP50', # Which column
@@ -80,6 +64,33 @@ def plot_learning_curve(
     ax.minorticks_off()
     return ax
 
+# %% ../../nbs/use/02_labels.ipynb #f85eb567
+def _some(ann, n, seed):
+    "`n` photos of a data set, drawn with a seed"
+    return Annotations([ann[i] for i in np.random.default_rng(seed).permutation(len(ann))[:n]], ann.vocab)
+
+# %% ../../nbs/use/02_labels.ipynb #26f9179a
+@patch
+def learning_curve(self:SSDLearner,
+    epochs:int=10, # Epochs on all photos; smaller sets get the same number of steps
+    fractions:tuple=(.25,.5,1.), # Of the training set
+    seeds:int=3, # Trainings for each fraction, each with different photos
+    plot:bool=True, # Draw the curve?
+    **kwargs, # Passed to `fine_tune`
+)->pd.DataFrame: # A row for each training: photos, seed, AP, AP50
+    "AP for different numbers of training photos, with its spread"
+    train,valid = (Annotations(list(rs),self.dls.vocab) for rs in self.dls.records)
+    rows = []
+    for f in fractions:
+        if not 0<f<=1: raise ValueError(f'fractions={fractions}: each lies between 0 and 1')
+        n = max(1,round(f*len(train)))
+        for seed in range(seeds):
+            ap = self.again(_some(train,n,seed), valid, round(epochs/f), seed, **kwargs).ap_per_class()
+            rows.append((n,seed,ap.AP.mean(),ap.AP50.mean()))
+    res = pd.DataFrame(rows, columns=['photos','seed','AP','AP50'])
+    if plot: plot_learning_curve(res)
+    return res
+
 # %% ../../nbs/use/02_labels.ipynb #b88d82d7
 def _folds(ann, folds, seed):
     "Divide the photos into parts (lists of positions); near-duplicates stay together"
@@ -88,47 +99,65 @@ def _folds(ann, folds, seed):
     for i in np.random.default_rng(seed).permutation(len(groups)): min(parts, key=len).extend(groups[i])
     return parts
 
+# %% ../../nbs/use/02_labels.ipynb #81aa13ad
 def _belief(p):
     "For each object of a photo, the highest score of a detection of its class that fits it"
     ious = iou_matrix(p.boxes, p.gt_boxes)
     fits = (ious>=.5)&(p.labels[:,None]==p.gt_labels[None])
     return np.where(fits, p.scores[:,None], 0.).max(0, initial=0.)
 
+# %% ../../nbs/use/02_labels.ipynb #715c46d7
 def _log_size(boxes): return np.log(np.maximum(boxes[:,2:]-boxes[:,:2],1.))
 
+def _known(photos, n_classes):
+    "(sizes, beliefs) of the objects of each class"
+    labels,beliefs = (np.concatenate([f(p)[~p.ignored] for p in photos]) for f in (lambda p: p.gt_labels,_belief))
+    sizes = np.concatenate([_log_size(p.gt_boxes[~p.ignored]) for p in photos])
+    return [(sizes[labels==c],beliefs[labels==c]) for c in range(n_classes)]
+
+# %% ../../nbs/use/02_labels.ipynb #cfc77674
+def _ranked(photos, n_classes):
+    "(scores, number of correct detections so far) of each class, highest score first"
+    said,score = (np.concatenate([getattr(p,o) for p in photos]) for o in ('labels','scores'))
+    right = np.concatenate([match_photo(p)[0]>=0 for p in photos])
+    res = []
+    for c in range(n_classes):
+        order = np.argsort(-score[said==c])
+        res.append((score[said==c][order], np.cumsum(right[said==c][order])))
+    return res
+
+# %% ../../nbs/use/02_labels.ipynb #6c713b44
 class Trust:
     "How reliable a detector is: how surely it finds objects of a class and size, and how often it is right at a score"
     def __init__(self,
         photos:list, # `PhotoResult`s of photos that it was not trained on
         n_classes:int, # Object classes
     ):
-        labels,beliefs = (np.concatenate([f(p)[~p.ignored] for p in photos]) for f in (lambda p: p.gt_labels,_belief))
-        sizes = np.concatenate([_log_size(p.gt_boxes[~p.ignored]) for p in photos])
-        self.known = [(sizes[labels==c],beliefs[labels==c]) for c in range(n_classes)]
-        said,score = (np.concatenate([getattr(p,o) for p in photos]) for o in ('labels','scores'))
-        right = np.concatenate([match_photo(p)[0]>=0 for p in photos])
-        self.ranked = []
-        for c in range(n_classes):
-            order = np.argsort(-score[said==c])
-            self.ranked.append((score[said==c][order], np.cumsum(right[said==c][order])))
-    def finds(self,
-        c:int, # Position of a class
-        box:np.ndarray, # (4,) corners in pixels
-        k:int=30, # How many similar objects to average over
-    )->float: # 0 to 1
-        "How surely objects of this class and of about this width and height are found"
-        sizes,beliefs = self.known[c]
-        if not len(beliefs): return 0.
-        near = np.abs(sizes-_log_size(box[None])).sum(1).argsort(kind='stable')[:k]
-        return float(beliefs[near].mean())
-    def right_at(self,
-        c:int, # Position of a class
-        score:float, # 0 to 1
-    )->float: # 0 to 1
-        "The fraction of correct detections among those of a class with this score or more"
-        s,hits = self.ranked[c]
-        k = int((s>=score).sum())
-        return float(hits[k-1]/k) if k else 0.
+        self.known,self.ranked = _known(photos, n_classes),_ranked(photos, n_classes)
+
+# %% ../../nbs/use/02_labels.ipynb #737c4161
+@patch
+def finds(self:Trust,
+    c:int, # Position of a class
+    box:np.ndarray, # (4,) corners in pixels
+    k:int=30, # How many similar objects to average over
+)->float: # 0 to 1
+    "How surely objects of this class and of about this width and height are found"
+    sizes,beliefs = self.known[c]
+    if not len(beliefs): return 0.
+    near = np.abs(sizes-_log_size(box[None])).sum(1).argsort(kind='stable')[:k]
+    return float(beliefs[near].mean())
+
+# %% ../../nbs/use/02_labels.ipynb #af439d38
+@patch
+def right_at(self:Trust,
+    c:int, # Position of a class
+    score:float, # 0 to 1
+)->float: # 0 to 1
+    "The fraction of correct detections among those of a class with this score or more"
+    s,hits = self.ranked[c]
+    k = int((s>=score).sum())
+    return float(hits[k-1]/k) if k else 0.
 
 # %% ../../nbs/use/02_labels.ipynb #d37255de
 def _other_view(p, ious, j, belief):
@@ -142,6 +171,7 @@ def _other_view(p, ious, j, belief):
             res.append((p.scores[i]*(1-belief),kind,i))
     return max(res, default=(0.,'',-1))
 
+# %% ../../nbs/use/02_labels.ipynb #f81d259d
 def _suspects_on(p, vocab, trust):
     "(kind, class, what the detector says, suspicion, box) for each suspect on one photo"
     ious,beliefs,rows = iou_matrix(p.boxes, p.gt_boxes),_belief(p),[]
@@ -166,6 +196,7 @@ def _usual_learner(ann, size):
     dls = BBoxDataLoaders.from_annotations(ann, ann, size=size)
     return ssd_learner(dls, lite, pretrained=True) if wheel_file(lite) else ssd_learner(dls, resnet18, pretrained=False)
 
+# %% ../../nbs/use/02_labels.ipynb #1e362f28
 def _unseen(ann, folds, learn, epochs, seed):
     "A `PhotoResult` for each photo, from a detector that was not trained on it"
     res = [None]*len(ann)
@@ -176,6 +207,17 @@ def _unseen(ann, folds, learn, epochs, seed):
         for i,p in zip(here,find_mistakes(new,held).photos): res[i] = p
     return res
 
+# %% ../../nbs/use/02_labels.ipynb #4addc089
+def _suspect_table(photos, vocab):
+    "All suspects on photos, the highest suspicion first"
+    trust = Trust(photos, len(vocab))
+    found = ((i,p,row) for i,p in enumerate(photos) for row in _suspects_on(p,vocab,trust))
+    rows = [(p.path.name,*row[:4],*row[4].tolist(),i) for i,p,row in found]
+    cols = ['file','kind','class','says','suspicion','x0','y0','x1','y1','photo']
+    res = pd.DataFrame(rows, columns=cols).sort_values('suspicion',ascending=False,kind='stable')
+    return res.reset_index(drop=True)
+
+# %% ../../nbs/use/02_labels.ipynb #de7e7d0c
 def label_suspects(
     ann:Annotations, # The data set
     folds:int=5, # Parts; each is judged by a detector trained on the others
@@ -188,16 +230,9 @@ def label_suspects(
     if not 2<=folds<=len(ann):
         raise ValueError(f'folds={folds}: at least 2, and no more than there are photos ({len(ann)})')
     if learn is None:
-        with contextlib.redirect_stdout(io.StringIO()),warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            learn = _usual_learner(ann, size)
+        with _quietly(): learn = _usual_learner(ann, size)
     vocab,photos = learn.dls.vocab,_unseen(ann, folds, learn, epochs, seed)
-    trust = Trust(photos, len(vocab))
-    found = ((i,p,row) for i,p in enumerate(photos) for row in _suspects_on(p,vocab,trust))
-    rows = [(p.path.name,*row[:4],*row[4].tolist(),i) for i,p,row in found]
-    cols = ['file','kind','class','says','suspicion','x0','y0','x1','y1','photo']
-    res = pd.DataFrame(rows, columns=cols).sort_values('suspicion',ascending=False,kind='stable')
-    return res.reset_index(drop=True)
+    return _suspect_table(photos, vocab)
 
 # %% ../../nbs/use/02_labels.ipynb #f8252683
 def show_suspects(
@@ -209,17 +244,10 @@ def show_suspects(
 ):
     "Show a gallery of suspects: labels in green, the suspect in red"
     t = suspects.head(n)
-    axs = plt.subplots(-(-len(t)//cols),cols,figsize=(cols*size,-(-len(t)//cols)*size),squeeze=False)[1].flatten()
-    for ax in axs: ax.axis('off')
-    for ax,s in zip(axs,t.itertuples()):
-        box = np.array([s.x0,s.y0,s.x1,s.y1])
-        im,lo = _crop(ann[s.photo], box)
-        ax.imshow(im)
-        for b in ann[s.photo].boxes: _frame(ax, b-[*lo,*lo], 'tab:green')
-        _frame(ax, box-[*lo,*lo], 'tab:red')
-        ax.set(xlim=(0,im.size[0]), ylim=(im.size[1],0))
+    for ax,s in zip(_axes(len(t),cols,size),t.itertuples()):
         name = s[3] if s.says in ('nothing',s[3]) else f'{s[3]}, or {s.says}?'
-        ax.set_title(f'{s.kind}: {name} {s.suspicion:.2f}', fontsize=7)
+        title = f'{s.kind}: {name} {s.suspicion:.2f}'
+        _draw_part(ax, ann[s.photo], ann[s.photo].boxes, np.array([s.x0,s.y0,s.x1,s.y1]), title)
     plt.tight_layout()
 
 # %% ../../nbs/use/02_labels.ipynb #f676de5e
@@ -234,6 +262,7 @@ def suspect_annotations(
         records.append(Record(ann[i].path, ann[i].size, boxes, [f'{k}: {c}' for k,c in zip(t.kind,t['class'])]))
     return Annotations(records, sorted({l for r in records for l in r.labels}))
 
+# %% ../../nbs/use/02_labels.ipynb #45fa9ffb
 @patch
 def hard_negatives(self:SSDLearner,
     photos, # Photos without objects: paths, or `Annotations`

@@ -18,6 +18,13 @@ from .mistakes import Mistakes, kind_names, stage_help
 import ssd_fastai.use.confidence
 
 # %% ../../nbs/use/03_report.ipynb #059c65ce
+def _score_bars(ax, own, bins):
+    "Draw the scores of the right detections of a class, and of its false alarms on top"
+    right = own.kind=='correct'
+    ax.hist([own.score[right],own.score[~right]], bins=np.linspace(0,1,bins+1), stacked=True,
+            color=[palette[1],'lightgray'], label=['right','false alarm'])
+
+# %% ../../nbs/use/03_report.ipynb #81da8791
 @patch
 def plot_scores(self:Mistakes,
     bins:int=20, # Bars from 0 to 1
@@ -29,10 +36,7 @@ def plot_scores(self:Mistakes,
     fig,axs = plt.subplots(1, C, figsize=(size*C,size*.8), squeeze=False)
     for c,(ax,v) in enumerate(zip(axs[0],self.vocab)):
         own = d[(d['class']==v)&(d.score>=least)&(d.kind!='ignored')]
-        right = own.kind=='correct'
-        parts = [own.score[right],own.score[~right]]
-        ax.hist(parts, bins=np.linspace(0,1,bins+1), stacked=True, color=[palette[1],'lightgray'],
-                label=['right','false alarm'])
+        _score_bars(ax, own, bins)
         ax.axvline(cut[c], color='k', lw=1, ls='--')
         ax.set(title=v, xlabel='score', xlim=(0,1))
     axs[0,0].legend(fontsize=7)
@@ -40,16 +44,6 @@ def plot_scores(self:Mistakes,
     return fig
 
 # %% ../../nbs/use/03_report.ipynb #1bbbbd16
-def _counted(mis):
-    "Objects, found objects and false alarms of each class, above its threshold"
-    t = mis.table()
-    det = (t.what=='detection')&~t.kind.isin(['correct','ignored'])
-    rows = {v:dict(objects=0, found=0, alarms=0) for v in mis.vocab}
-    for v,own in t.groupby('class'):
-        rows[v] = dict(objects=int(((own.what=='object')&(own.kind!='ignored')).sum()),
-                       found=int(((own.what=='object')&(own.kind=='found')).sum()), alarms=int(det[own.index].sum()))
-    return rows
-
 def class_sentence(
     name:str, # A class
     objects:int, # How many objects there are
@@ -62,26 +56,52 @@ def class_sentence(
     of = f'{name}: {found} of {objects} were found ({100*found/objects:.0f} %).'
     return f'{of} Of the detections, {right} were right.'
 
+# %% ../../nbs/use/03_report.ipynb #8d89f503
+def _counted(mis):
+    "Objects, found objects and false alarms of each class, above its threshold"
+    t = mis.table()
+    det = (t.what=='detection')&~t.kind.isin(['correct','ignored'])
+    rows = {v:dict(objects=0, found=0, alarms=0) for v in mis.vocab}
+    for v,own in t.groupby('class'):
+        rows[v] = dict(objects=int(((own.what=='object')&(own.kind!='ignored')).sum()),
+                       found=int(((own.what=='object')&(own.kind=='found')).sum()), alarms=int(det[own.index].sum()))
+    return rows
+
+# %% ../../nbs/use/03_report.ipynb #f021fa76
 _plain = {'class':'gave an object the wrong class', 'localization':'found an object but placed the box badly',
           'both':'got both class and box wrong', 'duplicate':'reported an object twice',
           'background':'reported an object where there is none', 'missed':'missed an object'}
 
+# %% ../../nbs/use/03_report.ipynb #752c5662
+def _costly(mis):
+    "A sentence about the kind of mistake that costs most AP50, if it costs any"
+    kinds = mis.kinds()
+    worst = kinds['AP gained'].idxmax()
+    if not kinds['AP gained'][worst]>.005: return
+    shown = int((mis.table().kind==worst).sum())
+    return (f'The most costly mistake: the detector {_plain[worst]} ({shown} times above the thresholds). '
+            f'Without it, AP50 would rise by {100*kinds["AP gained"][worst]:.0f} points.')
+
+# %% ../../nbs/use/03_report.ipynb #2527d501
+def _cause(mis):
+    "A sentence about the stage at which most missed objects were lost, if the detector can be asked"
+    stages = mis.stages().stage.value_counts() if mis.replay else {}
+    if not len(stages): return
+    cause,k = stages.index[0],int(stages.iloc[0])
+    return f'{k} of {int(stages.sum())} missed objects share a cause. {stage_help[cause]}'
+
+# %% ../../nbs/use/03_report.ipynb #dccde9b6
+def _doubt(mis, interval):
+    "A sentence about how uncertain the measurement is, if it is"
+    width = interval.high['AP50']-interval.low['AP50']
+    if not width>.05: return
+    return (f'The measurement itself is uncertain by {100*width:.0f} points because it rests on '
+            f'{len(mis)} photos. More validation photos would narrow that range.')
+
+# %% ../../nbs/use/03_report.ipynb #15413de4
 def _advice(mis, interval):
     "What to do next, most useful first"
-    res,kinds = [],mis.kinds()
-    worst = kinds['AP gained'].idxmax()
-    if kinds['AP gained'][worst]>.005:
-        shown = int((mis.table().kind==worst).sum())
-        res.append(f'The most costly mistake: the detector {_plain[worst]} ({shown} times above the thresholds). '
-                   f'Without it, AP50 would rise by {100*kinds["AP gained"][worst]:.0f} points.')
-    stages = mis.stages().stage.value_counts() if mis.replay else {}
-    if len(stages):
-        cause,k = stages.index[0],int(stages.iloc[0])
-        res.append(f'{k} of {int(stages.sum())} missed objects share a cause. {stage_help[cause]}')
-    width = interval.high['AP50']-interval.low['AP50']
-    if width>.05:
-        res.append(f'The measurement itself is uncertain by {100*width:.0f} points because it rests on '
-                   f'{len(mis)} photos. More validation photos would narrow that range.')
+    res = [o for o in (_costly(mis),_cause(mis),_doubt(mis,interval)) if o]
     return res or ['Nothing stands out. Look at the worst photos below.']
 
 # %% ../../nbs/use/03_report.ipynb #b7b7106b
@@ -96,6 +116,7 @@ small { color: #666 }
 .n { font-size: 2.4rem; font-weight: 600 }
 .scroll { overflow-x: auto }"""
 
+# %% ../../nbs/use/03_report.ipynb #c00c50f2
 def _picture(draw, alt):
     "Run `draw` and return its picture as an <img> with the data inside, or an empty string if there is none"
     plt.close('all')
@@ -106,12 +127,14 @@ def _picture(draw, alt):
     plt.close('all')
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(f.getvalue()).decode()}">'
 
+# %% ../../nbs/use/03_report.ipynb #04ee5eae
 def _table(df):
     text = df.to_html(border=0, float_format=lambda v: f'{v:.0f}')
     return f'<div class="scroll">{text}</div>'
 
 def _list(rows): return '<ul>'+''.join(f'<li>{html.escape(r)}</li>' for r in rows)+'</ul>'
 
+# %% ../../nbs/use/03_report.ipynb #5cdb04a1
 def _gallery(mis, kind, n):
     "A heading and examples for a kind of mistake, if there are any"
     k = int((mis.table().kind==kind).sum())
@@ -135,6 +158,7 @@ def _opening(mis, i):
             f'{_range(b)}.</p>')
     return asked+good
 
+# %% ../../nbs/use/03_report.ipynb #4c7db44b
 def _classes(mis, i):
     "Each class in words and in numbers"
     per = i.loc[list(mis.vocab),['value','low','high']]*100
@@ -144,6 +168,7 @@ def _classes(mis, i):
     words = _list(class_sentence(v,**row) for v,row in _counted(mis).items())
     return f'{words}<p><small>Detections count from these scores up: {cut}.</small></p>{_table(per)}'
 
+# %% ../../nbs/use/03_report.ipynb #3f4e381d
 def _thresholds(mis):
     "Histograms of scores, and curves of precision and recall"
     return ('<p>A higher threshold means fewer false alarms and more misses. The dashed line marks the current '
@@ -152,6 +177,17 @@ def _thresholds(mis):
             + _picture(mis.plot_pr, 'Precision against recall'))
 
 # %% ../../nbs/use/03_report.ipynb #09c8d7c4
+def _sections(mis, i, n):
+    "Heading → HTML of each part of the page"
+    examples = ''.join(_gallery(mis,k,n) for k in ('missed',*kind_names))
+    return {'Class by class':_classes(mis,i), 'What to do next':_list(_advice(mis,i)),
+            'Which threshold?':_thresholds(mis),
+            'Typical mistakes':'<p>Green: what is there. Red: the mistake.</p>'+examples,
+            'Which classes are confused?':'<p>Rows: what is there. Columns: what was reported.</p>'+_table(mis.confusion()),
+            'Size matters':_picture(mis.plot_sizes, 'Recall against the size of the objects'),
+            'The photos with the most mistakes':_table(mis.worst(10))}
+
+# %% ../../nbs/use/03_report.ipynb #77e5d1fe
 @patch
 def report(self:Mistakes,
     file:str|Path='report.html', # Where to write it
@@ -160,15 +196,7 @@ def report(self:Mistakes,
 )->Path: # The file
     "Write a page with pictures, in plain words, as a single file"
     i,title,file = self.interval(),html.escape(title),Path(file)
-    sections = {'Class by class':_classes(self,i), 'What to do next':_list(_advice(self,i)),
-                'Which threshold?':_thresholds(self),
-                'Typical mistakes':'<p>Green: what is there. Red: the mistake.</p>'
-                                   +''.join(_gallery(self,k,n) for k in ('missed',*kind_names)),
-                'Which classes are confused?':'<p>Rows: what is there. Columns: what was reported.</p>'
-                                              +_table(self.confusion()),
-                'Size matters':_picture(self.plot_sizes, 'Recall against the size of the objects'),
-                'The photos with the most mistakes':_table(self.worst(10))}
-    body = ''.join(f'<h2>{k}</h2>\n{v}\n' for k,v in sections.items())
+    body = ''.join(f'<h2>{k}</h2>\n{v}\n' for k,v in _sections(self,i,n).items())
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     file.write_text(f'<!doctype html><html lang="en">{head}<title>{title}</title><style>{_css}</style>'
                     f'<h1>{title}</h1>{_opening(self,i)}\n{body}</html>', encoding='utf8')
