@@ -38,6 +38,7 @@ def _lost(o):
     if isinstance(o,nn.Module): return any(True for _ in o.parameters())
     return o.requires_grad and o.is_leaf
 
+# %% ../../nbs/train/06_audit.ipynb #25bd8c9e
 def outside(
     model:nn.Module, # A model
 )->list: # (where, layer or tensor)
@@ -80,6 +81,7 @@ def _lr_of_0(opt):
     "Parameters in groups with a learning rate of 0"
     return {id(p) for g,h in zip(opt.param_lists,opt.hypers) if h['lr']==0 for p in g}
 
+# %% ../../nbs/train/06_audit.ipynb #5ae442ff
 def trial(
     model:nn.Module, # A copy: it is changed
     opt, # Its optimizer: changed as well
@@ -100,12 +102,6 @@ def trial(
     return unused,was.keys()-alive,still
 
 # %% ../../nbs/train/06_audit.ipynb #c423a5a0
-def count(
-    m:nn.Module, # A model, or a layer
-)->int:
-    "Number of parameters"
-    return sum(p.numel() for p in m.parameters())
-
 def _faults(params, unused, dead, still, off, known):
     "Rows for the table: the cause rather than all that follows from it"
     for n,p in params.items():
@@ -117,10 +113,24 @@ def _faults(params, unused, dead, still, off, known):
         elif not why and n in still: why.append('does not move: the learning rate of its group is 0')
         if why: yield n,tuple(p.shape),'; '.join(why)
 
+# %% ../../nbs/train/06_audit.ipynb #addb1426
+def count(
+    m:nn.Module, # A model, or a layer
+)->int:
+    "Number of parameters"
+    return sum(p.numel() for p in m.parameters())
+
 def _outside_row(where, o):
     "A row for a layer or tensor outside of the model"
     if isinstance(o,Tensor): return where,tuple(o.shape),'outside of the model: make it an nn.Parameter'
     return where,'',f'outside of the model ({count(o):,} parameters): use nn.ModuleList or nn.ModuleDict'
+
+def _published_row(model):
+    "A row if a published model has another number of parameters than its layers should; what to print about it"
+    if not hasattr(model,'published'): return [],''
+    n,want,name = count(model),count(model.published.layers(model)),model.published.name
+    said = f'{n:,} parameters, but the published layers have {want:,} for these classes and default boxes'
+    return [(name,'',said)]*(n!=want),f' ({name} as published: {want:,})'
 
 # %% ../../nbs/train/06_audit.ipynb #24ae0819
 def _copies(learn, steps):
@@ -133,13 +143,7 @@ def _copies(learn, steps):
     batches = [to_device(dl.one_batch(), learn.dls.device) for _ in range(steps)]
     return model.to(learn.dls.device).train(),opt,deepcopy(learn.loss_func),batches
 
-def _published_row(model):
-    "A row if a published model has another number of parameters than its layers should; what to print about it"
-    if not hasattr(model,'published'): return [],''
-    n,want,name = count(model),count(model.published.layers(model)),model.published.name
-    said = f'{n:,} parameters, but the published layers have {want:,} for these classes and default boxes'
-    return [(name,'',said)]*(n!=want),f' ({name} as published: {want:,})'
-
+# %% ../../nbs/train/06_audit.ipynb #82398e82
 @patch
 @torch.enable_grad()
 def audit(self:SSDLearner,
@@ -172,11 +176,6 @@ def starting_loss(
     bias = torch.cat(bias)
     return learn.loss_func((bias.expand(B,A,C),bias.new_zeros(B,A,4)), *yb).item()
 
-def _outside_photo(box, real):
-    "(B,) photos with a box that leaves the photo, has no area, or is no number"
-    out = ((box<-1e-3)|(box>1+1e-3)|~torch.isfinite(box)).any(-1)|(box[...,2:]<=box[...,:2]).any(-1)
-    return (out&real).any(1)
-
 def _first_losses(learn, xb, yb):
     "(loss of the model, loss that its bias alone would have)"
     m = learn.model.to(xb.device).train()
@@ -184,6 +183,11 @@ def _first_losses(learn, xb, yb):
     return learn.loss_func(m(xb),*yb).item(),starting_loss(learn,yb)
 
 # %% ../../nbs/train/06_audit.ipynb #42dde88c
+def _outside_photo(box, real):
+    "(B,) photos with a box that leaves the photo, has no area, or is no number"
+    out = ((box<-1e-3)|(box>1+1e-3)|~torch.isfinite(box)).any(-1)|(box[...,2:]<=box[...,:2]).any(-1)
+    return (out&real).any(1)
+
 def _batch_rows(records, xb, box, label, n_classes):
     "Rows of the table about photos, labels and boxes: check, found, ok"
     def where(bad): return ', '.join(r.path.name for r,b in zip(records,bad.tolist()) if b)
@@ -196,6 +200,7 @@ def _batch_rows(records, xb, box, label, n_classes):
             ('boxes inside the photo', where(out) or 'all', not out.any()),
             ('objects in the batch', f'{int(real.sum())}', bool(real.any()))]
 
+# %% ../../nbs/train/06_audit.ipynb #9b97d66e
 @patch
 @torch.no_grad()
 def check_first_batch(self:SSDLearner,
@@ -228,6 +233,7 @@ def _learn_by_heart(model, loss_func, xb, yb, steps, lr):
     model.zero_grad()
     return losses
 
+# %% ../../nbs/train/06_audit.ipynb #53ed1622
 @torch.no_grad()
 def _show_overfit(learn, model, xb, yb, losses):
     "The loss, the first photo with its objects, and with what was found"
@@ -260,11 +266,18 @@ def one_batch_overfit(self:SSDLearner,
     return losses
 
 # %% ../../nbs/train/06_audit.ipynb #7512d922
+def _only(dl, i):
+    "A loader of photo `i` alone"
+    n = len(dl.dataset)
+    if not 0<=i<n: raise IndexError(f'There is no photo {i}: this set has {n}, from 0 to {n-1}')
+    return dl.new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
+
 def _as_background(scores, background):
     "(A,) the loss of each default box if it were background"
     if background: return scores.logsumexp(-1)-scores[:,0]
     return torch.nn.functional.softplus(scores).sum(-1)
 
+# %% ../../nbs/train/06_audit.ipynb #27b47094
 @patch
 @torch.no_grad()
 def show_mined(self:SSDLearner,
@@ -275,11 +288,7 @@ def show_mined(self:SSDLearner,
 ): # The axes
     "The default boxes that are matched to the objects of a photo, and the hardest negatives of the model as it is now"
     self.need_photos(split)
-    dl,m = self.dls.loaders[split],self.eval_model()
-    n_photos = len(dl.dataset)
-    if not 0<=i<n_photos:
-        raise IndexError(f'There is no photo {i}: this set has {n_photos}, from 0 to {n_photos-1}')
-    dl = dl.new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
+    m,dl = self.eval_model(),_only(self.dls.loaders[split],i)
     xb,bb,lb = dl.one_batch()
     h,w = xb.shape[-2:]
     wh,default,real = torch.tensor([w,h,w,h]),m.boxes.cpu(),batch_boxes(bb)[0].cpu()[lb[0].as_subclass(Tensor).cpu()>0]

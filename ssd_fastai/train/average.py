@@ -20,6 +20,7 @@ def _follow(decay):
 
 def _averaged(model, decay): return AveragedModel(model, multi_avg_fn=_follow(decay), use_buffers=True)
 
+# %% ../../nbs/train/09_average.ipynb #7287186a
 class EMA(Callback):
     "Keep an exponential moving average of the weights: it is validated, and at the end it is the model"
     order,run_valid = 75,False # after those that save the best epoch
@@ -34,14 +35,21 @@ class EMA(Callback):
         if self.average is None: self.average = _averaged(self.model, self.decay)
     def after_step(self):
         if self.average is not None: self.average.update_parameters(self.model)
-    def before_validate(self):
-        if self.average is None: return # `learn.validate`, or a search for the learning rate
-        self.raw = {k:v.clone() for k,v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average.module.state_dict())
-    def after_epoch(self):
-        if self.raw is not None and self.learn.epoch+1<self.learn.n_epoch: self.model.load_state_dict(self.raw)
-        self.raw = None
     def after_fit(self): self.average = self.raw = None
+
+# %% ../../nbs/train/09_average.ipynb #0308764e
+@patch
+def before_validate(self:EMA):
+    "Validate the average, and keep the weights aside"
+    if self.average is None: return # `learn.validate`, or a search for the learning rate
+    self.raw = {k:v.clone() for k,v in self.model.state_dict().items()}
+    self.model.load_state_dict(self.average.module.state_dict())
+
+@patch
+def after_epoch(self:EMA):
+    "Train on with the weights; after the last epoch the average stays"
+    if self.raw is not None and self.learn.epoch+1<self.learn.n_epoch: self.model.load_state_dict(self.raw)
+    self.raw = None
 
 # %% ../../nbs/train/09_average.ipynb #c80dd97b
 @patch

@@ -22,6 +22,15 @@ def _to_all(t, rank):
     torch.distributed.broadcast(t, rank)
     return t.cpu().tolist()
 
+# %% ../../nbs/train/08_distributed.ipynb #e609cc16
+def _share_order():
+    "Let fastai's loaders send the order of the photos with `_to_all`"
+    try: from fastai.distributed import DistributedDL
+    except (ImportError,NameError) as e:
+        raise ImportError('Several processes need Accelerate: pip install accelerate') from e
+    DistributedDL._broadcast = lambda dl,t,rank: _to_all(t,rank)
+
+# %% ../../nbs/train/08_distributed.ipynb #834495f8
 @patch
 @contextmanager
 def distrib(self:SSDLearner,
@@ -32,10 +41,7 @@ def distrib(self:SSDLearner,
     if num_distrib()<2:
         yield self
         return
-    try: from fastai.distributed import DistributedDL
-    except (ImportError,NameError) as e:
-        raise ImportError('Several processes need Accelerate: pip install accelerate') from e
-    DistributedDL._broadcast = lambda dl,t,rank: _to_all(t,rank)
+    _share_order()
     cuda = torch.cuda.is_available() and torch.device(self.dls.device or 'cpu').type=='cuda'
     if not cuda: kwargs = dict(cpu=True)|kwargs
     with self.distrib_ctx(sync_bn=cuda if sync_bn is None else sync_bn, **kwargs): yield self

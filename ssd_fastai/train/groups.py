@@ -24,6 +24,7 @@ def _group_row(model, ps, lr):
     layers = sum(any(id(p) in own for p in m.parameters(recurse=False)) for m in model.modules())
     return layers,sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad),lr
 
+# %% ../../nbs/train/05_groups.ipynb #ce81ff02
 @patch
 def groups(self:Learner)->pd.DataFrame: # A row for each parameter group: layers, parameters, training, lr
     "The parameter groups of the optimizer, as they are now"
@@ -34,6 +35,7 @@ def groups(self:Learner)->pd.DataFrame: # A row for each parameter group: layers
     rows = [_group_row(self.model, ps, h['lr']) for ps,h in zip(params,hypers)]
     return pd.DataFrame(rows, index=names, columns=['layers','parameters','training','lr'])
 
+# %% ../../nbs/train/05_groups.ipynb #2d5261ac
 @patch(as_prop=True)
 def frozen(self:Learner)->bool:
     "Is the body frozen? (Its batch norm may train all the same: that is how fastai freezes)"
@@ -63,12 +65,15 @@ class GroupRates(Callback):
     def after_batch(self):
         "Record a batch"
         self.rates.append([h['lr'] for h in self.opt.hypers])
-    def plot(self,
-        names:tuple=('body','head'), # Of the groups
-        ax=None, # Axes. Default: new ones
-    ):
-        "The learning rate of each group over the training"
-        ax = ax or plt.subplots(figsize=(6,3))[1]
-        for n,r in zip(names, np.array(self.rates).T): ax.semilogy(r, label=n)
-        ax.set(xlabel='batch', ylabel='learning rate')
-        ax.legend()
+
+# %% ../../nbs/train/05_groups.ipynb #04c10dce
+@patch
+def plot(self:GroupRates,
+    names:tuple=('body','head'), # Of the groups
+    ax=None, # Axes. Default: new ones
+):
+    "The learning rate of each group over the training"
+    ax = ax or plt.subplots(figsize=(6,3))[1]
+    for n,r in zip(names, np.array(self.rates).T): ax.semilogy(r, label=n)
+    ax.set(xlabel='batch', ylabel='learning rate')
+    ax.legend()

@@ -52,16 +52,16 @@ def best_width(
     gap = np.diff(x).max()
     return min([w for w in widths if w>gap] or [1.2*gap], key=miss)
 
-# %% ../../nbs/train/04_lr.ipynb #84612860
-# log10 of the learning rate; loss; its first and second derivative; standard error of the slope
-Smooth = namedtuple('Smooth', 'x loss slope bend err')
-
 def _before_explosion(x, y):
     "The recording up to where the losses climb well above their start, and how far they fall"
     start,low = np.median(y[:max(3,len(y)//5)]),np.median(np.sort(y)[:max(2,len(y)//20)])
     high = np.where((y>start+.3*(start-low)) & (np.arange(len(y))>=max(6,y.argmin())))[0]
     n = high[0] if len(high) else len(x)
     return x[:n],y[:n],start-low
+
+# %% ../../nbs/train/04_lr.ipynb #84612860
+# log10 of the learning rate; loss; its first and second derivative; standard error of the slope
+Smooth = namedtuple('Smooth', 'x loss slope bend err')
 
 def smooth_losses(
     x:np.ndarray, # (n,) log10 of the learning rates, rising
@@ -153,15 +153,7 @@ def _recording(lrs, losses):
     n = len(y) if np.isfinite(y).all() else int((~np.isfinite(y)).argmax())
     return np.log10(x[:n]),y[:n],np.log10(x[n]) if n<len(x) else np.inf
 
-def _points(s, steep, factor, stop):
-    "The steepest points and their knees as `LRPoint`s, without those too near the blow-up"
-    found = set()
-    for i in steep:
-        knees = [j for j in (knee(s,i,-1),knee(s,i,1)) if j is not None]
-        near = [bool(abs(s.x[i]-s.x[j])<np.log10(factor)) for j in knees]
-        found |= {(i,'loss',any(near)),*((j,'gradient',o) for j,o in zip(knees,near))}
-    return [LRPoint(float(10**s.x[i]),float(s.loss[i]),c,o) for i,c,o in sorted(found) if s.x[i]<=stop-1]
-
+# %% ../../nbs/train/04_lr.ipynb #1b8b0070
 _too_near = 'Every point is within a factor 10 of the blow-up.'
 
 def _explodes(stop):
@@ -175,7 +167,22 @@ def _why_none(steep, stop, min_fall):
                          'or it falls evenly: there is no inflection point.')
     return why+_explodes(stop)
 
-# %% ../../nbs/train/04_lr.ipynb #4dd54641
+def _no_descent(s, z):
+    "Why there is no descent with a lowest point of the gradient"
+    why = 'Nowhere does the loss fall by more than its noise: the gradient stays in its band. There is no inflection point.'
+    if (-s.slope>z*s.err).any(): why = 'The loss falls, but nowhere clearly most steeply: there is no inflection point.'
+    return why
+
+# %% ../../nbs/train/04_lr.ipynb #6ef3eeeb
+def _points(s, steep, factor, stop):
+    "The steepest points and their knees as `LRPoint`s, without those too near the blow-up"
+    found = set()
+    for i in steep:
+        knees = [j for j in (knee(s,i,-1),knee(s,i,1)) if j is not None]
+        near = [bool(abs(s.x[i]-s.x[j])<np.log10(factor)) for j in knees]
+        found |= {(i,'loss',any(near)),*((j,'gradient',o) for j,o in zip(knees,near))}
+    return [LRPoint(float(10**s.x[i]),float(s.loss[i]),c,o) for i,c,o in sorted(found) if s.x[i]<=stop-1]
+
 def _analyze(lrs, losses, factor, min_fall):
     "(smoothed recording, blow-up, points, why there are none)"
     x,y,end = _recording(lrs, losses)
@@ -186,6 +193,7 @@ def _analyze(lrs, losses, factor, min_fall):
     pts = _points(s, steep, factor, stop)
     return s,stop,pts,'' if pts else _why_none(steep, stop, min_fall)
 
+# %% ../../nbs/train/04_lr.ipynb #4dd54641
 def _suggest(pts):
     "(learning rate, slice) of the points"
     if not pts: return None,None
@@ -228,6 +236,7 @@ def _mark(ax, s, y, pts, pair, stop, last):
         color,fill = 'tab:red' if p.curve=='loss' else 'tab:purple',None if p.strong else 'w'
         ax.plot(p.lr, np.interp(np.log10(p.lr),s.x,y), 'o', color=color, mfc=fill)
 
+# %% ../../nbs/train/04_lr.ipynb #5c9e803d
 def _plot(lrs, losses, s, stop, pts, why, lr, pair, figsize, z=3.5):
     "Loss and gradient with the points; around the gradient the band of its noise"
     fig,(a,b) = plt.subplots(2,1,figsize=figsize,sharex=True)
@@ -244,6 +253,7 @@ def _plot(lrs, losses, s, stop, pts, why, lr, pair, figsize, z=3.5):
     for p in pts:
         a.annotate(f'{p.lr:.0e}', (p.lr,p.loss), (2,9), textcoords='offset points', fontsize=8, rotation=40)
 
+# %% ../../nbs/train/04_lr.ipynb #07346b3e
 def plot_inflections(
     lrs:list, # Learning rates, rising
     losses:list, # The loss at each
@@ -295,6 +305,7 @@ def running_means(
     W = (1-beta)*beta**(i[:,None]-i).clip(0)*(i<=i[:,None])
     return W/(1-beta**(i+1))[:,None]
 
+# %% ../../nbs/train/04_lr.ipynb #0aa1bbc1
 def smooth_differences(
     x:np.ndarray, # (n,) log10 of the learning rates, rising
     d:np.ndarray, # (n,) differences of losses
@@ -308,14 +319,14 @@ def smooth_differences(
     b,L = local_fit(x, A@d, at, width, (noise[0]/noise)**2)
     return Smooth(at, level+b[:,0], b[:,1], np.gradient(b[:,1],at), np.sqrt((L[:,1]@A)**2@sd**2))
 
+def _explosion(x, d, level, end):
+    "How many batches come before the differences explode, and where that is"
+    high = np.where(d>.15*level)[0]
+    n = max(high[0] if len(high) else len(x), 12)
+    return n,min(end, x[n] if n<len(x) else np.inf)-np.diff(x).max()/2
+
 # %% ../../nbs/train/04_lr.ipynb #9103eda4
 Look = namedtuple('Look', 'lrs losses before') # learning rates; losses; those of the untouched network
-
-def _no_descent(s, z):
-    "Why there is no descent with a lowest point of the gradient"
-    why = 'Nowhere does the loss fall by more than its noise: the gradient stays in its band. There is no inflection point.'
-    if (-s.slope>z*s.err).any(): why = 'The loss falls, but nowhere clearly most steeply: there is no inflection point.'
-    return why
 
 def analyze_look(
     look:Look, # From a search with `PairedLosses`
@@ -329,9 +340,7 @@ def analyze_look(
     level,d = before.mean() if len(x) else np.nan,y-before
     means = level+running_means(len(x))@d
     if len(x)<20: return means,None,end,[],f'{len(x)} losses that are numbers are too few: record at least 20 (num_it)'
-    high = np.where(d>.15*level)[0]
-    m = max(high[0] if len(high) else len(x), 12)
-    stop = min(end, x[m] if m<len(x) else np.inf)-np.diff(x).max()/2
+    m,stop = _explosion(x, d, level, end)
     for width in (.24,.32,.43,.57,.76):
         s = smooth_differences(x[:m], d[:m], level, width)
         steep = steepest(s, 0., z)
@@ -360,6 +369,7 @@ def lr_find(self:SSDLearner,
     self.need_photos()
     with _watched(self): return Learner.lr_find(self, *args, **kwargs)
 
+# %% ../../nbs/train/04_lr.ipynb #0797bffe
 def _is_fresh(learn):
     "Was a search for a learning rate the last thing this learner did?"
     return getattr(learn,'look',None) is not None and learn.looked_at is getattr(learn.recorder,'lrs',None)
@@ -369,6 +379,7 @@ def _search(learn, *args):
     if isinstance(learn,SSDLearner): learn.need_photos()
     with unchanged(learn),_watched(learn): Learner.lr_find(learn, *args, show_plot=False, suggest_funcs=None)
 
+# %% ../../nbs/train/04_lr.ipynb #334c8330
 @patch
 def lr_inflections(self:Learner,
     start_lr:float=1e-7, # As in `lr_find`

@@ -69,6 +69,7 @@ def save_atomic(
         f.write(hashlib.sha256(buf.getbuffer()).digest())
         f.write(buf.getbuffer())
 
+# %% ../../nbs/train/07_resume.ipynb #10561663
 def load_checked(
     file:str|Path, # As `save_atomic` wrote it
 ): # What was saved. None, with a warning, if the file is not whole
@@ -136,6 +137,7 @@ def schedule_identity(
         if isinstance(c,ParamScheduler): res.update({k:[f(i/10) for i in range(11)] for k,f in c.scheds.items()})
     return {_words.get(k,k):_digits(v) for k,v in res.items()}
 
+# %% ../../nbs/train/07_resume.ipynb #39ffff44
 def _boxes_hash(model):
     boxes = getattr(model, 'boxes', None)
     return _hash([[round(v,4) for v in b] for b in boxes.tolist()]) if isinstance(boxes,Tensor) else None
@@ -156,10 +158,6 @@ def training_identity(
 # %% ../../nbs/train/07_resume.ipynb #cebf8f80
 _lists,_tracked = ('lrs','iters','losses','values'),('best','wait','new_best')
 
-def _with_state(learn):
-    "Callbacks that have a state of their own to save, such as `EMA`"
-    return [c for c in learn.cbs if hasattr(c,'state_dict') and hasattr(c,'load_state_dict')]
-
 def _of(learn, kind): return [c for c in learn.cbs if isinstance(c,kind)]
 
 def records(
@@ -172,6 +170,7 @@ def records(
                 hps=[c.hps for c in _of(learn,ParamScheduler)],
                 trackers=[{k:v for k,v in vars(c).items() if k in _tracked} for c in _of(learn,TrackerCallback)])
 
+# %% ../../nbs/train/07_resume.ipynb #e0d1f0e0
 def set_records(
     learn, # The learner
     s:dict, # From `records`
@@ -183,6 +182,11 @@ def set_records(
     vars(r.smooth_loss).update(s['smooth'])
     for c,h in zip(_of(learn,ParamScheduler), s['hps']): c.hps = copy.deepcopy(h)
     for c,t in zip(_of(learn,TrackerCallback), s['trackers']): vars(c).update(t)
+
+# %% ../../nbs/train/07_resume.ipynb #5de52f4d
+def _with_state(learn):
+    "Callbacks that have a state of their own to save, such as `EMA`"
+    return [c for c in learn.cbs if hasattr(c,'state_dict') and hasattr(c,'load_state_dict')]
 
 def training_state(
     learn, # Between two batches of a training
@@ -227,6 +231,7 @@ def _once(o, name, f):
     call.replaces = own
     setattr(o, name, call)
 
+# %% ../../nbs/train/07_resume.ipynb #76d593cb
 def begin_at(
     dl, # fastai DataLoader
     n:int, # Photos to leave out
@@ -321,19 +326,12 @@ def _skip_fit(self:Resumable, s):
               'Delete the file to start anew')
     raise CancelFitException()
 
+# %% ../../nbs/train/07_resume.ipynb #1f0a7c41
 @patch
 def _skip_epoch(self:Resumable):
     if self.resume and self.learn.epoch<self.resume['epoch']:
         self._pause_trackers()
         raise CancelEpochException()
-
-# %% ../../nbs/train/07_resume.ipynb #1f0a7c41
-@patch
-def _get_rngs(self:Resumable): return [dl.rng.getstate() for dl in self.dls.loaders]
-
-@patch
-def _set_rngs(self:Resumable, rngs):
-    for dl,r in zip(self.dls.loaders,rngs): dl.rng.setstate(r)
 
 @patch
 def _begin_epoch(self:Resumable):
@@ -345,6 +343,14 @@ def _begin_epoch(self:Resumable):
     else:
         self.done,self.rngs = 0,self._get_rngs()
         if self.learn.epoch==0: self._save(0)
+
+# %% ../../nbs/train/07_resume.ipynb #4aa92386
+@patch
+def _get_rngs(self:Resumable): return [dl.rng.getstate() for dl in self.dls.loaders]
+
+@patch
+def _set_rngs(self:Resumable, rngs):
+    for dl,r in zip(self.dls.loaders,rngs): dl.rng.setstate(r)
 
 @patch
 def _go_on(self:Resumable, s):
