@@ -104,6 +104,7 @@ boxes_strides = {'ssd300_coco':(8,16,32,64,128,256), 'ssd300_voc':(8,16,32,64,12
                  'ssd512_coco':(8,16,32,64,128,256,512), 'ssd512_voc':(8,16,32,64,128,256,512),
                  'ssdlite320':(16,32,64,128,256,512), 'fastai2018':(64,128,256)}
 
+# %% ../../nbs/ssd/00_anchors.ipynb #5267a49e
 def published_boxes(
     name:str, # 'ssd300_coco', 'ssd300_voc', 'ssd512_coco', 'ssd512_voc', 'ssdlite320' or 'fastai2018'
     grids:list=None, # (rows, columns) of each of the set's feature maps, finest first; default: as published
@@ -146,6 +147,7 @@ def normalized_boxes(
     "The boxes of a record as fractions of its photo"
     return torch.from_numpy(r.boxes)/torch.tensor([*r.size,*r.size],dtype=torch.float32)
 
+# %% ../../nbs/ssd/00_anchors.ipynb #d39148a6
 def best_ious(
     boxes:Tensor, # (A, 4) default boxes, corners 0 to 1
     annotations, # `Annotations`
@@ -160,6 +162,7 @@ def best_ious(
         rows += list(zip(r.labels, *(b[:,2:]-b[:,:2]).T.tolist(), iou.amax(1).tolist(), (iou>=thr).sum(1).tolist()))
     return pd.DataFrame(rows, columns=['class','w','h','best','n'])
 
+# %% ../../nbs/ssd/00_anchors.ipynb #7d2ad9f2
 def coverage(
     boxes, # `DefaultBoxes`, or (A, 4) corners 0 to 1
     annotations, # `Annotations`
@@ -204,6 +207,18 @@ def kmeans(
             c[j] = (wh[m].log()*weight[m,None]).sum(0).div(weight[m].sum()).exp()
     return c[c.prod(1).argsort()]
 
+# %% ../../nbs/ssd/00_anchors.ipynb #bf8fabef
+def _object_sizes(annotations):
+    "Widths and heights of all objects as fractions of their photos, (n, 2), and their classes"
+    wh,names = [],[]
+    for r in annotations:
+        b = normalized_boxes(r)
+        wh.append(b[:,2:]-b[:,:2])
+        names += r.labels
+    wh = torch.cat(wh) if wh else torch.zeros(0,2)
+    if not len(wh): raise ValueError('There are no objects to fit default boxes to')
+    return wh,names
+
 # %% ../../nbs/ssd/00_anchors.ipynb #80b9c2b0
 def fit_default_boxes(
     annotations, # `Annotations` with the objects to fit
@@ -213,13 +228,7 @@ def fit_default_boxes(
     zooms:tuple=(1.,), # Sizes at which the model will see each object: `zooms_of` knows those of an augmentation
 )->DefaultBoxes: # k shapes on each grid
     "Default boxes fitted to the objects of a data set, each shape on a grid that suits its size"
-    wh,names = [],[]
-    for r in annotations:
-        b = normalized_boxes(r)
-        wh.append(b[:,2:]-b[:,:2])
-        names += r.labels
-    wh = torch.cat(wh) if wh else torch.zeros(0,2)
-    if not len(wh): raise ValueError('There are no objects to fit default boxes to')
+    wh,names = _object_sizes(annotations)
     count = pd.Series(names).value_counts()
     weight = torch.tensor([1/count[n] for n in names]).repeat(len(zooms))
     wh = torch.cat([(wh*z).clamp(max=1.) for z in zooms])

@@ -42,6 +42,7 @@ class Detections:
         rows = [f'  {n} {s:.2f} {[round(v,1) for v in b]}' for n,s,b in found]
         return '\n'.join([f'{len(self)} detections']+rows[:8]+([f'  … and {len(rows)-8} more'] if len(rows)>8 else []))
 
+# %% ../../nbs/ssd/04_detect.ipynb #904fff2a
 @patch
 def show(self:Detections,
     min_score:float=0., # Draw only those from this score up
@@ -54,6 +55,18 @@ def show(self:Detections,
     texts = [f'{n} {s:.2f}' for n,s in zip(d.names,d.scores.tolist())] if told else ()
     return show_boxes(self.photo, d.boxes, texts, d.labels, **kwargs)
 
+# %% ../../nbs/ssd/04_detect.ipynb #c2657668
+@patch
+def to_coco(self:Detections,
+    image_id:int, # Id of the photo in the COCO file
+    category_ids:list=None, # COCO ids of the classes in the order of `vocab`. Default: 1, 2, …
+)->list: # Rows for a COCO results file
+    "As rows of a COCO results file"
+    ids = category_ids or range(1,len(self.vocab)+1)
+    return [dict(image_id=image_id, category_id=ids[l], bbox=[x0,y0,x1-x0,y1-y0], score=s)
+            for (x0,y0,x1,y1),s,l in zip(self.boxes.tolist(),self.scores.tolist(),self.labels.tolist())]
+
+# %% ../../nbs/ssd/04_detect.ipynb #42f876bc
 @patch
 def above(self:Detections,
     thresholds, # The score from which to keep a detection: a number, or one for each class by name
@@ -64,6 +77,7 @@ def above(self:Detections,
     cut = torch.tensor([thresholds.get(v,default) for v in self.vocab], dtype=self.scores.dtype)
     return self[self.scores>=cut.to(self.scores.device)[self.labels]]
 
+# %% ../../nbs/ssd/04_detect.ipynb #bc57f775
 def lowest(
     thresholds, # A number, or one for each class by name
     vocab:list, # Object classes, without background
@@ -78,16 +92,6 @@ def lowest(
     values = [own.get(v,default) for v in vocab] if isinstance(thresholds,dict) else [thresholds]
     if not all(0<=float(v)<=1 for v in values): raise ValueError(f'A threshold lies between 0 and 1: {thresholds}')
     return float(min(values))
-
-@patch
-def to_coco(self:Detections,
-    image_id:int, # Id of the photo in the COCO file
-    category_ids:list=None, # COCO ids of the classes in the order of `vocab`. Default: 1, 2, …
-)->list: # Rows for a COCO results file
-    "As rows of a COCO results file"
-    ids = category_ids or range(1,len(self.vocab)+1)
-    return [dict(image_id=image_id, category_id=ids[l], bbox=[x0,y0,x1-x0,y1-y0], score=s)
-            for (x0,y0,x1,y1),s,l in zip(self.boxes.tolist(),self.scores.tolist(),self.labels.tolist())]
 
 # %% ../../nbs/ssd/04_detect.ipynb #e1a7f580
 def class_probs(
@@ -130,6 +134,7 @@ def nms_by_class(
     by_class = zip(o.split(n), boxes[o].split(n), scores[o].split(n))
     return torch.cat([i[greedy_nms(b,s,iou)] for i,b,s in by_class if len(i)]).sort().values
 
+# %% ../../nbs/ssd/04_detect.ipynb #71c77bbc
 def suppress(
     boxes:Tensor, # (n, 4) candidates
     scores:Tensor, # (n,)
@@ -165,7 +170,7 @@ def vote_boxes(
     total = w.sum(1, keepdim=True)
     return torch.where(total>0, w@boxes/total.clamp(min=1e-12), boxes[kept])
 
-# %% ../../nbs/ssd/04_detect.ipynb #e223e030
+# %% ../../nbs/ssd/04_detect.ipynb #97bc90af
 def _floor(min_score, nms, vote):
     "The score from which candidates are looked at: those that are shown, and those that vote"
     return min_score if nms is None or vote is None else min(min_score,least_vote)
@@ -179,6 +184,7 @@ def _best(boxes, scores, labels, min_score, nms, keep, vote=None):
     b = boxes[i] if vote is None else vote_boxes(boxes, scores, labels, i, vote)
     return b,scores[i],labels[i]
 
+# %% ../../nbs/ssd/04_detect.ipynb #e223e030
 def select(
     probs:Tensor, # (A, n_classes) of one photo
     boxes:Tensor, # (A, 4) decoded boxes, corners 0 to 1
@@ -226,7 +232,7 @@ def shortlist(
     i = i.flatten(1).gather(1,j)
     return torch.cat([b.gather(1,i[...,None].expand(-1,-1,4)), s[...,None], (j%C)[...,None].to(b)], -1)
 
-# %% ../../nbs/ssd/04_detect.ipynb #fe08df30
+# %% ../../nbs/ssd/04_detect.ipynb #a448b3d3
 def _from_list(rows, complete, min_score=.01, nms=.45, keep=None, vote=None):
     "Boxes, scores and labels of one photo from its shortlist; None if it was too short to tell"
     m = rows[:,4]>_floor(min_score,nms,vote)
@@ -234,6 +240,7 @@ def _from_list(rows, complete, min_score=.01, nms=.45, keep=None, vote=None):
     res = _best(rows[m,:4], rows[m,4], rows[m,5].long(), min_score, nms, keep, vote)
     return None if short and len(res[1])<(keep or (math.inf if nms is None else 200)) else res
 
+# %% ../../nbs/ssd/04_detect.ipynb #fe08df30
 def detect(
     preds, # (scores (B, A, C), offsets (B, A, 4)) of the model
     default:Tensor, # (A, 4) default boxes, corners 0 to 1

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
-from fastcore.basics import store_attr
+from fastcore.basics import patch, store_attr
 from fastai.metrics import Metric
 from ..data.boxes import BoxCoder, batch_boxes
 from .anchors import DefaultBoxes
@@ -73,6 +73,14 @@ def hard_negatives(
     for m,row,k in zip(res,loss,n.tolist()): m[row.topk(k).indices] = True
     return res
 
+# %% ../../nbs/ssd/02_loss.ipynb #37969f0e
+def _balanced(annotations, vocab):
+    "Inverse frequency of each class among the objects that are not ignored, scaled to a mean of 1 over the objects"
+    count = Counter(l for r in annotations for l,skip in zip(r.labels,r.crowd|r.difficult) if not skip)
+    n = torch.tensor([count[v] for v in vocab],dtype=torch.float)
+    w = torch.where(n>0, 1/n.clamp(min=1), torch.zeros_like(n))
+    return w*n.sum()/(w*n).sum()
+
 # %% ../../nbs/ssd/02_loss.ipynb #b9fb9af0
 def class_weights(
     annotations, # `Annotations`, or records, of the training set
@@ -86,10 +94,7 @@ def class_weights(
         if bad: raise ValueError(f"class_weight names '{bad.pop()}', which is not a class ({', '.join(vocab)})")
         return torch.tensor([float(how.get(v,1.)) for v in vocab])
     if how!='balanced': raise ValueError(f"class_weight='{how}': give None, 'balanced' or a dictionary")
-    count = Counter(l for r in annotations for l,skip in zip(r.labels,r.crowd|r.difficult) if not skip)
-    n = torch.tensor([count[v] for v in vocab],dtype=torch.float)
-    w = torch.where(n>0, 1/n.clamp(min=1), torch.zeros_like(n))
-    return w*n.sum()/(w*n).sum()
+    return _balanced(annotations, vocab)
 
 # %% ../../nbs/ssd/02_loss.ipynb #cff52fd8
 def multibox_class_loss(
@@ -154,58 +159,72 @@ class SSDLoss(nn.Module):
         self.register_buffer('default', getattr(default,'boxes',default).clone())
         weight = None if class_weight is None else F.pad(torch.as_tensor(class_weight,dtype=torch.float),(1,0),value=1.)
         self.register_buffer('weight', weight) # (C+1,): background counts 1
-    @property
-    def background(self):
-        "Do the scores have a background column?"
-        return self.kind=='multibox'
-    def forward(self,
-        preds, # (scores (B, A, C), offsets (B, A, 4)) of the model
-        bbox:Tensor, # (B, N, 4) objects, corners −1 to 1, padded
-        label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
-    )->Tensor: # One number
-        "The loss of a batch"
-        scores,offsets = (o.as_subclass(Tensor).float() for o in preds)
-        if scores.shape[1]!=len(self.default):
-            raise ValueError(f'The model has {scores.shape[1]} default boxes, the loss has {len(self.default)}: '
-                             'build both with ssd_learner, for one size')
-        c,b,n = self.sums(scores, offsets, batch_boxes(bbox), label.as_subclass(Tensor))
-        if self.box_weight!=1: b = b*self.box_weight
-        n = n.clamp(min=1)
-        self._sums = c.detach(),b.detach(),n
-        return (c+b)/n
-    def class_loss(self,
-        scores:Tensor, # (B, A, C) as the model gives them
-        cls:Tensor, # (B, A) class of each default box. 0 is background, −1 is ignored
-    )->Tensor: # One number
-        "The classification part, summed over the batch"
-        if self.background: return multibox_class_loss(scores, cls, self.neg_ratio, self.min_neg, self.weight)
-        return sigmoid_class_loss(scores, cls, self.kind, self.alpha, self.gamma, self.weight)
-    def sums(self,
-        scores:Tensor, # (B, A, C) as the model gives them
-        offsets:Tensor, # (B, A, 4)
-        bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
-        label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
-    ): # Three numbers
-        "(classification, localization, number of positives), summed over the batch, one photo at a time"
-        default = self.default.to(scores.device)
-        with torch.no_grad(): cls,box = targets(default, bbox, label, self.thr, self.like)
-        pos = (cls>0).flatten().nonzero()[:,0]
-        each = box_loss(offsets, default, box, pos, self.coder, self.box_kind)
-        if self.weight is not None: each = each*self.weight.to(each)[cls.flatten()[pos]]
-        return self.class_loss(scores,cls),each.sum(),torch.tensor(len(pos),device=cls.device)
-    def decodes(self,
-        preds, # (scores, offsets) of the model
-    ):
-        "Refused: fastai asks for it where it wants to draw predictions, and these are no pictures"
-        raise NotImplementedError('Scores and offsets are not boxes yet. To draw what was found: learn.show_results(). '
-                                  'To see the worst mistakes: learn.mistakes().show()')
-    @property
-    def parts(self):
-        "The two parts of the last loss, by name"
-        if self._sums is None: return {}
-        c,b,n = self._sums
-        return dict(cls=c/n, box=b/n)
     def __getstate__(self): return {**self.__dict__,'_sums':None}
+
+# %% ../../nbs/ssd/02_loss.ipynb #cb9a6911
+@patch(as_prop=True)
+def background(self:SSDLoss):
+    "Do the scores have a background column?"
+    return self.kind=='multibox'
+
+@patch
+def class_loss(self:SSDLoss,
+    scores:Tensor, # (B, A, C) as the model gives them
+    cls:Tensor, # (B, A) class of each default box. 0 is background, −1 is ignored
+)->Tensor: # One number
+    "The classification part, summed over the batch"
+    if self.background: return multibox_class_loss(scores, cls, self.neg_ratio, self.min_neg, self.weight)
+    return sigmoid_class_loss(scores, cls, self.kind, self.alpha, self.gamma, self.weight)
+
+# %% ../../nbs/ssd/02_loss.ipynb #96b27bb0
+@patch
+def sums(self:SSDLoss,
+    scores:Tensor, # (B, A, C) as the model gives them
+    offsets:Tensor, # (B, A, 4)
+    bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
+    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
+): # Three numbers
+    "(classification, localization, number of positives), summed over the batch, one photo at a time"
+    default = self.default.to(scores.device)
+    with torch.no_grad(): cls,box = targets(default, bbox, label, self.thr, self.like)
+    pos = (cls>0).flatten().nonzero()[:,0]
+    each = box_loss(offsets, default, box, pos, self.coder, self.box_kind)
+    if self.weight is not None: each = each*self.weight.to(each)[cls.flatten()[pos]]
+    return self.class_loss(scores,cls),each.sum(),torch.tensor(len(pos),device=cls.device)
+
+# %% ../../nbs/ssd/02_loss.ipynb #c499b229
+@patch
+def forward(self:SSDLoss,
+    preds, # (scores (B, A, C), offsets (B, A, 4)) of the model
+    bbox:Tensor, # (B, N, 4) objects, corners −1 to 1, padded
+    label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
+)->Tensor: # One number
+    "The loss of a batch"
+    scores,offsets = (o.as_subclass(Tensor).float() for o in preds)
+    if scores.shape[1]!=len(self.default):
+        raise ValueError(f'The model has {scores.shape[1]} default boxes, the loss has {len(self.default)}: '
+                         'build both with ssd_learner, for one size')
+    c,b,n = self.sums(scores, offsets, batch_boxes(bbox), label.as_subclass(Tensor))
+    if self.box_weight!=1: b = b*self.box_weight
+    n = n.clamp(min=1)
+    self._sums = c.detach(),b.detach(),n
+    return (c+b)/n
+
+# %% ../../nbs/ssd/02_loss.ipynb #8b6736ff
+@patch(as_prop=True)
+def parts(self:SSDLoss):
+    "The two parts of the last loss, by name"
+    if self._sums is None: return {}
+    c,b,n = self._sums
+    return dict(cls=c/n, box=b/n)
+
+@patch
+def decodes(self:SSDLoss,
+    preds, # (scores, offsets) of the model
+):
+    "Refused: fastai asks for it where it wants to draw predictions, and these are no pictures"
+    raise NotImplementedError('Scores and offsets are not boxes yet. To draw what was found: learn.show_results(). '
+                              'To see the worst mistakes: learn.mistakes().show()')
 
 # %% ../../nbs/ssd/02_loss.ipynb #a9b05040
 class LossPart(Metric):
@@ -221,6 +240,7 @@ class LossPart(Metric):
     @property
     def name(self): return f'{self.part}_loss'
 
+# %% ../../nbs/ssd/02_loss.ipynb #ae94045d
 def loss_parts()->list: # Two metrics
     "The classification and the localization part of the loss as metrics"
     return [LossPart('cls'),LossPart('box')]

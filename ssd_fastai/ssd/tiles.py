@@ -12,6 +12,13 @@ import math
 import numpy as np
 from PIL import Image
 
+# %% ../../nbs/ssd/09_tiles.ipynb #8eb81ebd
+def _typical(annotations):
+    "The size of the training photos, and an overlap in which 98 of 100 of their objects fit"
+    b = np.concatenate([r.boxes for r in annotations])
+    whole = np.percentile(b[:,2:]-b[:,:2], 98, axis=0) if len(b) else np.zeros(2)
+    return np.median([r.size for r in annotations],axis=0).round(),whole*1.1
+
 # %% ../../nbs/ssd/09_tiles.ipynb #56209ce0
 class Tiles:
     "Overlapping windows over a large photo"
@@ -42,9 +49,7 @@ class Tiles:
         annotations, # `Annotations` of the training set
     )->'Tiles':
         "As large as the training photos, with an overlap in which their objects fit"
-        b = np.concatenate([r.boxes for r in annotations])
-        whole = np.percentile(b[:,2:]-b[:,:2], 98, axis=0) if len(b) else np.zeros(2)
-        return cls(np.median([r.size for r in annotations],axis=0).round(), whole*1.1)
+        return cls(*_typical(annotations))
 
 # %% ../../nbs/ssd/09_tiles.ipynb #1abfa559
 def _starts(side, tile, overlap):
@@ -52,6 +57,7 @@ def _starts(side, tile, overlap):
     n = max(1, math.ceil((side-overlap)/(tile-overlap)))
     return np.linspace(0, max(side-tile,0), n).round().astype(int).tolist()
 
+# %% ../../nbs/ssd/09_tiles.ipynb #6ddab360
 def tile_windows(
     tiles:Tiles, # Size and overlap
     photo:tuple, # (width, height) of the photo
@@ -62,6 +68,7 @@ def tile_windows(
     xs,ys = (_starts(*o) for o in zip(photo,tiles.size,tiles.overlap))
     return [(x,y,x+tw,y+th) for y in ys for x in xs]
 
+# %% ../../nbs/ssd/09_tiles.ipynb #6e42193f
 def cut_tile(
     photo:Image.Image, # RGB
     window:tuple, # From `tile_windows`
@@ -89,6 +96,7 @@ def cut_boxes(
              (x1<photo[0],boxes[:,2]>x1-mx), (y1<photo[1],boxes[:,3]>y1-my))
     return np.any([inside&at for inside,at in sides], axis=0)
 
+# %% ../../nbs/ssd/09_tiles.ipynb #e45d879d
 def over_smaller(
     a:np.ndarray, # (4,) corners
     b:np.ndarray, # (n, 4) corners
@@ -96,6 +104,16 @@ def over_smaller(
     "Intersection of a box with others over the smaller area"
     inter = (np.minimum(a[2:],b[:,2:])-np.maximum(a[:2],b[:,:2])).clip(0).prod(1)
     return inter/np.maximum(np.minimum((a[2:]-a[:2]).prod(),(b[:,2:]-b[:,:2]).prod(1)), 1e-9)
+
+# %% ../../nbs/ssd/09_tiles.ipynb #721a84e3
+def _gathered(found, windows, photo):
+    "The boxes of all tiles in pixels of the photo, scores, labels, which boxes are cut, and the number of their tile"
+    shift = [np.asarray(b,float).reshape(-1,4)+np.tile(w[:2],2) for (b,_,_),w in zip(found,windows)]
+    boxes = np.concatenate(shift).clip(0,np.tile(photo,2))
+    scores,labels = (np.concatenate([np.asarray(f[i]) for f in found]) for i in (1,2))
+    tile = np.repeat(np.arange(len(found)),[len(b) for b in shift])
+    cut = np.concatenate([cut_boxes(b,w,photo) for b,w in zip(shift,windows)])
+    return boxes,scores,labels,cut,tile
 
 # %% ../../nbs/ssd/09_tiles.ipynb #5d708a30
 def _agree(a, b, axis):
@@ -108,6 +126,7 @@ def _one_object(a, b):
     across,along = sorted(_agree(a,b,axis) for axis in (0,1))
     return across>0 and along>=.6
 
+# %% ../../nbs/ssd/09_tiles.ipynb #96967fe1
 def _around(a, b): return np.concatenate([np.minimum(a[:2],b[:2]),np.maximum(a[2:],b[2:])])
 
 def _area(b): return (b[...,2:]-b[...,:2]).prod(-1)
@@ -116,6 +135,21 @@ def _more(a, b):
     "The box around two parts of one object; of a part and a corner of it, the larger one"
     return _around(a,b) if _one_object(a,b) else max(a,b,key=_area)
 
+# %% ../../nbs/ssd/09_tiles.ipynb #44e750d9
+def _each_once(boxes, scores, labels, cut, tile, same):
+    "Positions of the boxes that are kept, whole ones first, then by score; a cut one may grow"
+    kept = []
+    for i in np.lexsort((-scores,cut)):
+        k = [j for j in kept if labels[j]==labels[i] and tile[j]!=tile[i]]
+        over = over_smaller(boxes[i],boxes[k])
+        if not len(k) or over.max()<same:
+            kept.append(i)
+            continue
+        j = k[over.argmax()]
+        if cut[i] and cut[j]: boxes[j] = _more(boxes[i],boxes[j]) # each may show a part that the other does not
+    return kept
+
+# %% ../../nbs/ssd/09_tiles.ipynb #e00185ff
 def _united(boxes, scores, labels, cut, tile):
     "Parts of one object in two tiles become one box"
     i = 0
@@ -132,6 +166,7 @@ def _united(boxes, scores, labels, cut, tile):
         i += 1
     return boxes,scores,labels,cut
 
+# %% ../../nbs/ssd/09_tiles.ipynb #756b9f27
 def _slivers(boxes, labels, cut, same):
     "Cut boxes that lie mostly inside a larger one, once the parts of that are together: a corner that another tile saw"
     area = _area(boxes)
@@ -140,6 +175,7 @@ def _slivers(boxes, labels, cut, same):
         return len(larger)>0 and over_smaller(boxes[i],larger).max()>=same
     return np.array([cut[i] and inside(i) for i in range(len(boxes))], dtype=bool)
 
+# %% ../../nbs/ssd/09_tiles.ipynb #c392cbc0
 def join_tiles(
     found:list, # For each tile (boxes (n, 4) in pixels of the tile, scores (n,), labels (n,))
     windows:list, # x0,y0,x1,y1 of each tile
@@ -147,21 +183,9 @@ def join_tiles(
     same:float=.6, # Intersection over the smaller area from which two boxes are the same object
 ): # (boxes in pixels of the photo, scores, labels), highest score first
     "What was found in the tiles of a photo, each object once"
-    shift = [np.asarray(b,float).reshape(-1,4)+np.tile(w[:2],2) for (b,_,_),w in zip(found,windows)]
-    boxes = np.concatenate(shift).clip(0,np.tile(photo,2))
-    scores,labels = (np.concatenate([np.asarray(f[i]) for f in found]) for i in (1,2))
-    tile = np.repeat(np.arange(len(found)),[len(b) for b in shift])
-    cut = np.concatenate([cut_boxes(b,w,photo) for b,w in zip(shift,windows)])
-    kept = []
-    for i in np.lexsort((-scores,cut)):
-        k = [j for j in kept if labels[j]==labels[i] and tile[j]!=tile[i]]
-        over = over_smaller(boxes[i],boxes[k])
-        if not len(k) or over.max()<same:
-            kept.append(i)
-            continue
-        j = k[over.argmax()]
-        if cut[i] and cut[j]: boxes[j] = _more(boxes[i],boxes[j]) # each may show a part that the other does not
-    boxes,scores,labels,cut = _united(*(o[kept] for o in (boxes,scores,labels,cut,tile)))
+    every = _gathered(found, windows, photo)
+    kept = _each_once(*every, same)
+    boxes,scores,labels,cut = _united(*(o[kept] for o in every))
     order = np.argsort(-scores, kind='stable')
     order = order[~_slivers(boxes,labels,cut,same)[order]]
     return boxes[order],scores[order],labels[order]

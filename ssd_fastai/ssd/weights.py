@@ -26,6 +26,7 @@ def _first_shapes(model):
         start += h*w*len(b)
     return res
 
+# %% ../../nbs/ssd/06_weights.ipynb #866f8115
 def boxes_of(
     model:SSD, # A model
 )->DefaultBoxes: # Its default boxes. `boxes` equals `model.boxes`
@@ -57,6 +58,7 @@ def _numbers(o, n=None):
     if not isinstance(o,list) or (n is not None and len(o)!=n): return False
     return all(type(v) in (int,float) and math.isfinite(v) for v in o)
 
+# %% ../../nbs/ssd/06_weights.ipynb #c7c9a1f6
 def _grids_ok(n):
     "Do grids, shapes and steps of a note belong together?"
     if not all(isinstance(n[k],list) for k in ('grids','shapes','steps')): return False
@@ -66,6 +68,7 @@ def _grids_ok(n):
         if not (isinstance(s,list) and 0<len(s)<1000 and all(_numbers(p,2) for p in s)): return False
     return all(s is None or _numbers([s]) for s in n['steps'])
 
+# %% ../../nbs/ssd/06_weights.ipynb #1dfe8f6f
 def _cut_ok(cut, names):
     "Are these thresholds: none, a number, or numbers by name?"
     values = list(cut.values()) if isinstance(cut,dict) else [] if cut is None else [cut]
@@ -77,6 +80,7 @@ def _tiles_ok(tiles):
     ok = isinstance(tiles,dict) and tiles.keys()=={'size','overlap'} and all(_numbers(o,2) for o in tiles.values())
     return ok and all(8<=v<100_000 for v in tiles['size']) and all(v>=0 for v in tiles['overlap'])
 
+# %% ../../nbs/ssd/06_weights.ipynb #cf5a1533
 def _note_ok(n):
     "Is this what `detector_note` makes?"
     keys = {'vocab','size','stats','background','grids','shapes','steps'}
@@ -90,6 +94,7 @@ def _note_ok(n):
     if not (_cut_ok(n.get('thresholds'),names) and _tiles_ok(n.get('tiles'))): return False
     return type(n['background']) is bool and _grids_ok(n)
 
+# %% ../../nbs/ssd/06_weights.ipynb #736f4b13
 def parse_note(
     text:str, # JSON, from a file
     file='The file', # Where it comes from, for the message
@@ -109,6 +114,7 @@ def _safetensors():
         raise ImportError(f'.safetensors files need a package: {how}') from None
     return st
 
+# %% ../../nbs/ssd/06_weights.ipynb #e4431962
 def write_detector(
     file:str|Path, # A name that ends in .safetensors, or any other for a PyTorch file
     state:dict, # State dict of the model
@@ -129,6 +135,7 @@ def _plain_zip(file):
         packed = any(i.compress_type!=zipfile.ZIP_STORED for i in z.infolist())
     if packed: raise ValueError('parts of it are compressed, which PyTorch never does')
 
+# %% ../../nbs/ssd/06_weights.ipynb #c6fbcfb6
 def _read_torch(file):
     "(state dict, note as text or None, state of the optimizer or None) of a PyTorch file"
     dtypes = [getattr(np.dtypes,o) for o in np.dtypes.__all__]
@@ -139,6 +146,7 @@ def _read_torch(file):
     part = next((o for o in ('model','state_dict') if isinstance(d,dict) and isinstance(d.get(o),dict)), None)
     return (d[part],d.get('detector'),d.get('opt')) if part else (d,None,None)
 
+# %% ../../nbs/ssd/06_weights.ipynb #d1bceeaa
 def _read_safe(file):
     "(state dict, note as text or None, None) of a .safetensors file"
     _safetensors()
@@ -175,6 +183,7 @@ def class_order(
     have,want = [str(o) for o in have],[str(o) for o in want]
     return [have.index(o) for o in want] if sorted(have)==sorted(want) else None
 
+# %% ../../nbs/ssd/06_weights.ipynb #997a2f23
 def _moved(t, n_out, cols):
     "The rows of a class predictor, (k*n_out, …), in another order of the classes"
     return t.view(-1,n_out,*t.shape[1:])[:,cols].reshape(t.shape)
@@ -184,6 +193,7 @@ def _remembered(opt, p):
     states = [o.state for o in (opt,getattr(opt,'opt',None)) if hasattr(o,'state')]
     return [t for s in states if p in s for t in s[p].values()]
 
+# %% ../../nbs/ssd/06_weights.ipynb #ff37629c
 @torch.no_grad()
 def reorder_classes(
     model:SSD, # Changed in place
