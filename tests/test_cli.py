@@ -34,7 +34,7 @@ def test_a_broken_photo_is_a_row(detector, tmp_path, capsys):
     assert {r['label'] for r in rows if 'error' not in r}<={'$ and $','WBC','Platelets'}
     assert len(list(out.glob('*.png')))==93
     said = capsys.readouterr().out
-    assert '93 photos with their boxes' in said and '7 photos could not be read' in said
+    assert '93 photos with boxes' in said and '7 photos could not be read' in said
     assert 'can run any program' in said
 
 def test_kill_in_the_middle_leaves_what_was_done(detector, tmp_path):
@@ -103,6 +103,8 @@ assert 'NaNGuard' in [type(c).__name__ for c in learn.cbs]'''
 
 def test_sizes_and_models():
     assert (parse_size('96,128'),parse_size('(96, 128)'),parse_size('64'))==((96,128),(96,128),(64,64))
+    for o in ('²','9²','-4','1.5',''):
+        with pytest.raises(Stop): parse_size(o)
     assert find_arch('resnet18') is not None and find_arch('resnet10t')=='resnet10t'
     assert find_arch('ssdlite320_mobilenet_v3_large').__name__=='ssdlite320_mobilenet_v3_large'
     with pytest.raises(Stop, match='resnet'): find_arch('resnet99')

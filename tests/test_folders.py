@@ -136,3 +136,14 @@ def test_voc_parts_that_overlap_never_leak(few, tmp_path, files, want):
     t,v = read_folder(tmp_path)
     assert not {r.path for r in t}&{r.path for r in v} and len(t)+len(v)==7
     if files[0]=='train': assert (len(t),len(v))==want
+
+def test_warnings_point_at_the_line_of_the_caller(few, tmp_path):
+    "However deep they arise: when labels are read, when a learner is made"
+    few.to_yolo(tmp_path/'x', 'train')
+    few.to_yolo(tmp_path/'x', 'valid')
+    f = next((tmp_path/'x/labels/train').glob('*.txt'))
+    f.write_text(f.read_text()+'0 .5 .5 0 .2\n')
+    with pytest.warns(BoxWarning) as said: train,valid = read_folder(tmp_path/'x')
+    with pytest.warns(UserWarning, match='not a multiple') as more:
+        ssd_learner(BBoxDataLoaders.from_annotations(train, valid, size=(66,99), bs=4), 'resnet10t', pretrained=False)
+    assert {w.filename for w in (*said,*more) if w.category in (UserWarning,BoxWarning)}=={__file__}

@@ -35,6 +35,13 @@ def test_each_planted_doubt_is_named():
         assert top[0]==kind and top[3]>.6
     assert not _suspects_on(photo([box],[0],ignored=[True]), ['a','b'], trust)
 
+def test_a_photo_on_which_nothing_is_found():
+    "Its labels are doubted, by the detector's recall"
+    box = [10,10,50,50]
+    trust = Trust([photo([box],[0],[box],[0],[.95]) for _ in range(20)], 1)
+    (kind,name,says,s,where), = _suspects_on(photo([box],[0]), ['a'], trust)
+    assert (kind,name,says)==('spurious','a','nothing') and s>.8 and where.tolist()==box
+
 def test_trust_is_recall_and_precision():
     box,far = [0,0,10,10],[50,50,60,60]
     ps = [photo([box],[0],[box,far],[0,0],[.8,.4]), photo([box],[0])]

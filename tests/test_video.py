@@ -70,6 +70,7 @@ def test_every_nth_frame_and_iterables(tmp_path):
     df = detect_video(d, squares(), tmp_path/'a.mp4', every=4, bs=1, fps=10)
     assert df.frame.tolist()==[0,4,8] and d.seen==3 and len(list(video_frames(tmp_path/'a.mp4')))==9
     assert np.allclose(df.seconds,[0,.4,.8])
+    assert detect_video(Red(), squares(), every=4., progress=False).frame.tolist()==[0,4,8]
     arrays = [np.asarray(im) for im in squares()]
     assert detect_video(Red(), arrays, progress=False).x0.tolist()==[4.*i for i in range(9)]
 

@@ -10,7 +10,7 @@ __all__ = ['photo_types', 'Record', 'Annotations', 'BoxWarning', 'clean', 'Label
            'merge_photos', 'OtherSize', 'Unturned', 'to_record', 'are_fractions', 'finish', 'as_size', 'read_coco']
 
 # %% ../../nbs/data/03_annotations.ipynb #b6dd1800
-import codecs, json, math, os, warnings
+import codecs, json, math, os
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .photos import BadPhoto, photo_layout, unturned_labels
+from .photos import BadPhoto, photo_layout, unturned_labels, warn_caller
 
 # %% ../../nbs/data/03_annotations.ipynb #93990940
 def _class_name(label, path):
@@ -375,7 +375,7 @@ def finish(
         raise LabelError('There are no photos in this data set. Check the paths, '
                          'and the list of ids if you passed one.')
     vocab = _whole_vocab(recs, vocab, probs)
-    if probs: warnings.warn(_summary(probs), BoxWarning, stacklevel=3)
+    if probs: warn_caller(_summary(probs), BoxWarning)
     return Annotations(recs, vocab, probs)
 
 # %% ../../nbs/data/03_annotations.ipynb #a6b4e150

@@ -10,7 +10,6 @@ __all__ = ['record_photo', 'record_boxes', 'Ignored', 'record_labels', 'RecordLa
            'n_objects', 'check_pair', 'loader_stats', 'same_stats', 'unnormalize', 'color_legend', 'as_test_item']
 
 # %% ../../nbs/data/10_block.ipynb #7409c220
-import warnings
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from fastai.vision.all import *
 from .annotations import Record, Annotations, Labeled, clean, finish, read_coco
 from .check import set_rows
-from .photos import open_photo, photo_size, to_rgb
+from .photos import open_photo, photo_size, to_rgb, warn_caller
 from .formats import read_csv, read_voc, read_yolo
 from .boxes import batch_boxes, palette, show_boxes
 from .augment import BoxResize, KeepInside, hw, ssd_tfms
@@ -159,8 +158,8 @@ def check_batch_tfms(
     mirrors = [t for t in tfms if getattr(t,'pad_mode',None)==PadMode.Reflection]
     for t in mirrors: t.pad_mode = PadMode.Zeros
     if mirrors:
-        warnings.warn('Mirrored edges would show objects without boxes, so the margins are black instead. '
-                      'Pass pad_mode="zeros" to aug_transforms to say so yourself.', stacklevel=3)
+        warn_caller('Mirrored edges would show objects without boxes, so the margins are black instead. '
+                    'Pass pad_mode="zeros" to aug_transforms to say so yourself.')
     inside = [] if any(isinstance(t,KeepInside) for t in tfms) else [KeepInside()]
     return [*tfms,*inside]
 
@@ -267,7 +266,7 @@ def check_pair(
         raise ValueError(f'Every object in `train` is marked as {" or ".join(ignore)}, and these are ignored: '
                          'there is nothing to learn. Check the label files, or pass ignore=() to learn from them.')
     _check_records(valid, 'valid', train.vocab)
-    for text in _doubts(train, valid, count, ignore): warnings.warn(text, stacklevel=3)
+    for text in _doubts(train, valid, count, ignore): warn_caller(text)
 
 # %% ../../nbs/data/10_block.ipynb #2c922c45
 @patch(cls_method=True)
@@ -289,7 +288,7 @@ def from_annotations(cls:BBoxDataLoaders,
     check_pair(train, valid, ignore)
     n = len(train)
     if bs is None: bs = 8 if n<400 else 16
-    if n<bs: warnings.warn(f'{n} photos are fewer than one batch of {bs}: using bs={n}', stacklevel=2)
+    if n<bs: warn_caller(f'{n} photos are fewer than one batch of {bs}: using bs={n}')
     if num_workers is None and not torch.cuda.is_available(): num_workers = 0
     splitter = IndexSplitter(range(n,n+len(valid)))
     block = bbox_datablock(train.vocab, size, tfms, item_tfms, batch_tfms, splitter, stats, ignore)

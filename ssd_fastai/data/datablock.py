@@ -8,7 +8,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/data/datablock.html.md"""
 __all__ = ['photo_path', 'has_boxes', 'fastai_annotations', 'own_loaders']
 
 # %% ../../nbs/data/13_datablock.ipynb #81f1ef6b
-import random, warnings
+import random
 from copy import deepcopy
 from pathlib import Path
 import numpy as np
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from .annotations import Annotations, Labeled, finish
 from .augment import BoxResize, hw
 from .block import BBoxDataLoaders, _lose_boxes, loader_stats
+from .photos import warn_caller
 
 # %% ../../nbs/data/13_datablock.ipynb #b139748c
 def photo_path(
@@ -83,7 +84,7 @@ def from_fastai(cls:BBoxDataLoaders,
     size = next((t.size for t in item if isinstance(t,BoxResize)), None)
     if size is None:
         notes.append('nothing brings the photos to one size: 224×224, or add Resize(size, ResizeMethod.Squish)')
-    if notes: warnings.warn('; '.join(notes), stacklevel=3)
+    if notes: warn_caller('; '.join(notes))
     batch = [t for t in dls.train.after_batch.fs if not isinstance(t,_own_parts)]
     state = random.getstate()
     res = cls.from_annotations(train, valid, size or hw(224), dls.train.bs, item_tfms=item, batch_tfms=batch,

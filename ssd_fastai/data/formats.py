@@ -9,7 +9,7 @@ __all__ = ['csv_columns', 'stratify', 'parse_voc', 'in_order', 'read_voc', 'read
            'read_yolo', 'read_csv']
 
 # %% ../../nbs/data/04_formats.ipynb #baa96a4b
-import codecs, io, json, math, os, re, shutil, warnings
+import codecs, io, json, math, os, re, shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np, pandas as pd, yaml
 from fastcore.basics import patch
 from .annotations import (Annotations, LabelError, Labeled, Record, as_flag, as_name, as_number, as_size,
                                          border, decode, find_photo, finish, inside, photo_types, read_text)
-from .photos import photo_groups
+from .photos import photo_groups, warn_caller
 
 # %% ../../nbs/data/04_formats.ipynb #92ad6742
 def _stems(ann):
@@ -193,7 +193,7 @@ def split(self:Annotations,
     one_each = [[i] for i in range(len(self))]
     groups = photo_groups([r.path for r in self]) if together else one_each
     if len(groups)<2:
-        warnings.warn('All photos look the same: they are split anyway, but AP will mean little', stacklevel=2)
+        warn_caller('All photos look the same: they are split anyway, but AP will mean little')
         groups = one_each
     sizes = [len(g) for g in groups]
     side = stratify([{l for i in g for l in self[i].labels} for g in groups], valid_pct, seed, sizes)

@@ -10,12 +10,13 @@ __all__ = ['boxes_strides', 'grid_centers', 'grid_boxes', 'DefaultBoxes', 'fasta
            'fit_default_boxes', 'show_coverage', 'warn_coverage', 'choose_strides']
 
 # %% ../../nbs/ssd/00_anchors.ipynb #e04f8200
-import math, warnings
+import math
 import pandas as pd, torch
 from torch import Tensor
 from matplotlib import pyplot as plt
 from torchvision.ops import box_iou
 from ..data.boxes import cxcywh2xyxy, show_boxes
+from ..data.photos import warn_caller
 
 # %% ../../nbs/ssd/00_anchors.ipynb #2e6d28c0
 def grid_centers(
@@ -265,14 +266,13 @@ def warn_coverage(
     annotations, # `Annotations`
     least:float=50., # Warn about a class covered less than this, in percent
     remedy:str='Fit the boxes to the data (boxes=None), add a finer stride, or use a larger size.', # What to do
-    stacklevel:int=3, # Whose line the warning shows, as for `warnings.warn`
 ):
     "Warn about classes that the default boxes hardly cover, with the remedy"
     c = coverage(boxes, annotations)['covered %']
     bad = ', '.join(f'{k} {v:.0f} %' for k,v in c.items() if v<least)
     if not bad: return
-    warnings.warn(f'Few objects of these classes have a default box that fits (IoU ≥ .5): {bad}. '
-                  f'They will be hard to find. {remedy}', stacklevel=stacklevel)
+    warn_caller(f'Few objects of these classes have a default box that fits (IoU ≥ .5): {bad}. '
+                f'They will be hard to find. {remedy}')
 
 # %% ../../nbs/ssd/00_anchors.ipynb #1d3c0217
 def choose_strides(

@@ -8,7 +8,6 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/train/audit.html.md"""
 __all__ = ['outside', 'probe', 'reached', 'trial', 'count', 'starting_loss']
 
 # %% ../../nbs/train/06_audit.ipynb #abe91fc0
-import warnings
 from copy import deepcopy
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 import pandas as pd, torch
@@ -18,6 +17,7 @@ from fastcore.basics import patch
 from fastai.torch_core import no_random, to_device
 from ..data.boxes import batch_boxes, show_boxes
 from ..data.block import unnormalize
+from ..data.photos import warn_caller
 from ..ssd.match import match
 from ..ssd.model import last_conv
 from .guards import batch_records, unchanged
@@ -217,7 +217,7 @@ def check_first_batch(self:SSDLearner,
     near = loss<within*expect # a NaN is not
     rows.append(('loss near its expected start', f'{loss:.2f}, expected {expect:.2f}', near))
     res = pd.DataFrame(rows, columns=['check','found','ok']).astype({'ok':bool})
-    for _,r in res[~res.ok].iterrows(): warnings.warn(f'First batch: {r.check}? {r.found}', stacklevel=2)
+    for _,r in res[~res.ok].iterrows(): warn_caller(f'First batch: {r.check}? {r.found}')
     return res
 
 # %% ../../nbs/train/06_audit.ipynb #5094d730

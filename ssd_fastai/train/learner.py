@@ -8,7 +8,7 @@ Docs: https://ssd-fastai.github.io/ssd_fastai/train/learner.html.md"""
 __all__ = ['few_steps', 'ssd_split', 'SSDLearner', 'model_learner', 'ssd_learner']
 
 # %% ../../nbs/train/03_learner.ipynb #76d5c920
-import math, warnings
+import math
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from matplotlib import pyplot as plt
 from fastai.vision.all import *
 from ..data.annotations import Annotations
-from ..data.photos import to_photo
+from ..data.photos import to_photo, warn_caller
 from ..data.boxes import batch_boxes, show_boxes
 from ..data.augment import BoxResize, crop_resize, zooms_of
 from ..data.block import BBoxDataLoaders, color_legend, loader_stats, same_stats, unnormalize
@@ -82,7 +82,7 @@ def _check_fit(self:SSDLearner, cbs):
     self.need_photos()
     for c in [*self.cbs,*cbs]: check_callback(self, c)
     if not self._one_set(): return
-    warnings.warn('Loss and model had different default boxes: the loss uses those of the model now')
+    warn_caller('Loss and model had different default boxes: the loss uses those of the model now')
 
 # %% ../../nbs/train/03_learner.ipynb #3dcaf0c8
 @patch(as_prop=True)
@@ -119,8 +119,8 @@ def _check_size(size, strides):
     step = max(strides)
     if all(s%step==0 for s in size): return
     near = tuple(max(step,round(s/step)*step) for s in size)
-    warnings.warn(f'size={size} is not a multiple of {step}, the coarsest stride: the outer cells reach beyond the '
-                  f'photo. size={near} fits.', stacklevel=4)
+    warn_caller(f'size={size} is not a multiple of {step}, the coarsest stride: the outer cells reach beyond the '
+                f'photo. size={near} fits.')
 
 def _loss(model, kind, device, box_kind='smooth_l1', like=None, **kwargs):
     "The loss for a model: on a GPU the one that never waits, where it fits"
@@ -147,8 +147,8 @@ def _check_parts(dls, model, loss_func):
 
     found = [ignored_objects(r,dls.train) for r in dls.records[0] if r.labels]
     if found and torch.cat(found).all():
-        warnings.warn('All objects of the training photos are ignored (crowd or difficult): nothing can be learned. '
-                      'Pass ignore=() to the loaders to count them as objects.', stacklevel=4)
+        warn_caller('All objects of the training photos are ignored (crowd or difficult): nothing can be learned. '
+                    'Pass ignore=() to the loaders to count them as objects.')
 
 # %% ../../nbs/train/03_learner.ipynb #5ece67d3
 def model_learner(
@@ -200,7 +200,7 @@ def _default_boxes(dls, body, strides, boxes, k):
                          f'but this body at size {dls.size} has {grids}')
     remedy = 'Leave `boxes` out to have them fitted to your objects.'
     if fitted: remedy = f'Add a finer stride than {strides[0]}, or use a larger size.'
-    warn_coverage(boxes, train, remedy=remedy, stacklevel=5)
+    warn_coverage(boxes, train, remedy=remedy)
     return boxes
 
 # %% ../../nbs/train/03_learner.ipynb #1e7d336c
@@ -212,8 +212,8 @@ def _body_input(dls, arch, weights):
     if same_stats(have,imagenet_stats):
         print(f"{name}: photos normalized as its weights expect, mean and deviation {text}, instead of ImageNet's")
         return dls.with_input(stats=want)
-    warnings.warn(f'{name} was trained on photos with mean and deviation {text}, and these loaders have others. '
-                  f'Pass stats={want} to the loaders.', stacklevel=4)
+    warn_caller(f'{name} was trained on photos with mean and deviation {text}, and these loaders have others. '
+                f'Pass stats={want} to the loaders.')
     return dls
 
 def _neck(neck, body, width, use_body):
@@ -228,7 +228,7 @@ def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cu
     try: body = pretrained_body(arch, strides, pretrained, cut, weights)
     except ValueError as e:
         if asked or strides[0]!=4 or 'no feature map' not in str(e): raise
-        warnings.warn(f'{e}: using strides 8, 16, 32', stacklevel=3)
+        warn_caller(f'{e}: using strides 8, 16, 32')
         strides = [8,16,32]
         body = pretrained_body(arch, strides, pretrained, cut, weights)
     _check_size(dls.size, strides)
@@ -260,7 +260,7 @@ def _published_model(dls, arch, pretrained, weights, boxes, bias, **kwargs):
     remedy = (f"Fit boxes to its grids: boxes=fit_default_boxes(train, published_boxes('{name}').grids, k=6), "
               'or choose a model with a larger size.')
     if own: remedy = 'Choose a model with a larger size or finer grids.'
-    warn_coverage(boxes, Annotations(dls.records[0],dls.vocab), remedy=remedy, stacklevel=4)
+    warn_coverage(boxes, Annotations(dls.records[0],dls.vocab), remedy=remedy)
     return dls,model,warm,cbs
 
 # %% ../../nbs/train/03_learner.ipynb #feaa0500
@@ -509,8 +509,8 @@ def _own_dl(self:SSDLearner, dl):
     if vocab is None and len(getattr(base.dataset,'tls',[]))>2: check_loaders(base)
     self._know(vocab or [])
     if not bad: return dl
-    warnings.warn(f"This loader differs from the learner in {' and '.join(bad)}: its photos are loaded again, "
-                  'as the learner needs them. There is nothing to do; loaders from learn.dls.test_dl fit as they are.')
+    warn_caller(f"This loader differs from the learner in {' and '.join(bad)}: its photos are loaded again, "
+                'as the learner needs them. There is nothing to do; loaders from learn.dls.test_dl fit as they are.')
     return self.dls.test_dl(list(base.dataset.items), with_labels=vocab is not None, bs=base.bs)
 
 @patch
@@ -643,7 +643,7 @@ def _note_boxes(note, state):
 def _take_weights(self:SSDLearner, state, note, file, strict=True):
     "Load weights and what belongs to them; how to reorder the classes"
     m,order = get_model(self.model),None
-    if note is None: warnings.warn(_silent(file), stacklevel=3)
+    if note is None: warn_caller(_silent(file))
     else: order = _check_note(self, note, file)
     shapes = {k:tuple(v.shape) for k,v in m.state_dict().items()}
     bad = [k for k,v in state.items() if k in shapes and tuple(v.shape)!=shapes[k]]
@@ -670,7 +670,7 @@ def _load_opt(learn, state, file):
             state = dict(state=list(state['state']), hypers=L(dict(h) for h in state['hypers']))
         opt.load_state_dict(state)
     except (AssertionError,KeyError,TypeError,ValueError):
-        return warnings.warn(f'{file}: the state of the optimizer does not fit and is not loaded', stacklevel=3)
+        return warn_caller(f'{file}: the state of the optimizer does not fit and is not loaded')
     for p,s in opt.state.items() if isinstance(opt,Optimizer) else ():
         opt.state[p] = {k:v.to(p.device) if isinstance(v,Tensor) else v for k,v in s.items()}
 
@@ -688,7 +688,7 @@ def load(self:SSDLearner,
     state,note,opt = read_detector(file)
     if self.opt is None: self.create_opt()
     order = self._take_weights(state, note, file, strict)
-    if with_opt and opt is None: warnings.warn(f'{file} holds no state of an optimizer', stacklevel=2)
+    if with_opt and opt is None: warn_caller(f'{file} holds no state of an optimizer')
     if with_opt and opt is not None: _load_opt(self, opt, file)
     if order: reorder_classes(get_model(self.model), order, self.opt)
     return self

@@ -10,7 +10,6 @@ __all__ = ['Smooth', 'LRPoint', 'LRInflections', 'Look', 'local_fit', 'best_widt
            'running_means', 'smooth_differences', 'analyze_look', 'plot_drift', 'Inflection']
 
 # %% ../../nbs/train/04_lr.ipynb #f3390170
-import warnings
 from collections import namedtuple
 from contextlib import contextmanager
 from copy import deepcopy
@@ -21,6 +20,7 @@ from fastai.learner import Learner
 from fastai.torch_core import get_random_states, set_random_states
 from fastcore.meta import delegates
 from matplotlib import pyplot as plt
+from ..data.photos import warn_caller
 from .guards import unchanged
 from .learner import SSDLearner
 
@@ -209,7 +209,7 @@ def lr_inflections(
 )->LRInflections: # `points` (each with `lr`, `loss`, `curve`, `strong`), the suggested `lr`, and a `slice`
     "Inflection points of an `lr_find` recording, and the learning rates to choose (after the fast.ai SSD notebooks)"
     _,_,pts,why = _analyze(lrs, losses, factor, min_fall)
-    if why: warnings.warn(why, stacklevel=2)
+    if why: warn_caller(why)
     return LRInflections(pts, *_suggest(pts))
 
 # %% ../../nbs/train/04_lr.ipynb #c0ea53d0
@@ -394,7 +394,7 @@ def lr_inflections(self:Learner,
     "Inflection points of `lr_find`, and the learning rates to choose; everything is left as it was"
     if search or (search is None and not _is_fresh(self)): _search(self, start_lr, end_lr, num_it, stop_div)
     y,s,stop,pts,why = analyze_look(self.look, factor)
-    if why: warnings.warn(why, stacklevel=2)
+    if why: warn_caller(why)
     res = LRInflections(pts, *_suggest(pts))
     if show:
         _plot(self.look.lrs[:len(y)], y, s, stop, pts, why, res.lr, res.slice, figsize, 3.)

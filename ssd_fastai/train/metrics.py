@@ -22,6 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from ..data.augment import BoxResize, RandomWindow
 from ..data.block import Ignored, RecordLabels, record_labels
 from ..data.boxes import batch_boxes
+from ..data.photos import warn_caller
 from ..ssd.detect import Detections
 
 # %% ../../nbs/train/00_metrics.ipynb #f64ab2f0
@@ -58,7 +59,7 @@ def expect(self:CocoEvaluator,
     self.most = max(self.most,n)
     if n<=(self.max_dets or 100) or self.told: return
     self.told = True
-    warnings.warn(_crowded(n, self.limit, self.max_dets), stacklevel=3)
+    warn_caller(_crowded(n, self.limit, self.max_dets))
 
 # %% ../../nbs/train/00_metrics.ipynb #65a9c653
 @patch

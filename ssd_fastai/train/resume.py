@@ -10,7 +10,7 @@ __all__ = ['atomic_file', 'remove_leftovers', 'save_atomic', 'load_checked', 'as
            'load_model_and_opt', 'begin_at', 'Resumable']
 
 # %% ../../nbs/train/07_resume.ipynb #6ce5eaf0
-import copy, glob, hashlib, io, os, pickle, uuid, warnings
+import copy, glob, hashlib, io, os, pickle, uuid
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
@@ -23,6 +23,7 @@ from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import get_random_states, rank_distrib, set_random_states
+from ..data.photos import warn_caller
 from .precision import CPUBf16
 
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c10
@@ -75,7 +76,7 @@ def load_checked(
 ): # What was saved. None, with a warning, if the file is not whole
     "Load what `save_atomic` saved, if its fingerprint is right; no code in it is run"
     raw = Path(file).read_bytes()
-    if hashlib.sha256(raw[32:]).digest()!=raw[:32]: return warnings.warn(f'{file} is not whole: it is not loaded')
+    if hashlib.sha256(raw[32:]).digest()!=raw[:32]: return warn_caller(f'{file} is not whole: it is not loaded')
     try: return torch.load(io.BytesIO(raw[32:]), map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError,RuntimeError,EOFError) as e:
         raise ValueError(f'{file} holds more than numbers and tensors: it was not saved by this version, or would '
@@ -292,7 +293,7 @@ def _start(self:Resumable):
     number,again = self._which(now),self.unfinished
     s = self.saved if self.saved and self.saved['number']>=number else None
     if s: self._check(s['fits'][number-1], now)
-    elif again: warnings.warn('There is no checkpoint of the interrupted fit: it goes on from the weights as they are')
+    elif again: warn_caller('There is no checkpoint of the interrupted fit: it goes on from the weights as they are')
     self.fits[number-1:] = [now]
     self.number,self.active,self.unfinished = number,True,True
     self.resume,self.skipped = None,s is not None and (s['number']>number or s['finished'])
@@ -380,7 +381,7 @@ def _save(self:Resumable, done, finished=False):
     state = dict(training_state(self.learn,done), rngs=self.rngs, number=self.number, fits=self.fits, finished=finished)
     try: save_atomic(state, self.file)
     except OSError as e:
-        warnings.warn(f'The checkpoint {self.file} could not be written ({e}): the training goes on without it')
+        warn_caller(f'The checkpoint {self.file} could not be written ({e}): the training goes on without it')
 
 @patch
 def after_fit(self:Resumable):

@@ -24,7 +24,7 @@ def parse_size(
 )->tuple: # (height, width)
     "Parse --size"
     parts = str(size).strip('()[] ').split(',')
-    if len(parts) not in (1,2) or not all(o.strip().isdigit() and int(o)>0 for o in parts):
+    if len(parts) not in (1,2) or not all(o.strip().isdecimal() and int(o)>0 for o in parts):
         raise Stop(f'--size {size}: give height,width in pixels, such as 192,256, or one number')
     return tuple(int(o) for o in (parts*2)[:2])
 
@@ -35,7 +35,7 @@ def parse_strides(
     "Parse --strides"
     if strides is None: return None
     parts = str(strides).strip('()[] ').split(',')
-    if not all(o.strip().isdigit() and int(o)>1 and int(o)&(int(o)-1)==0 for o in parts):
+    if not all(o.strip().isdecimal() and int(o)>1 and int(o)&(int(o)-1)==0 for o in parts):
         raise Stop(f'--strides {strides}: give powers of two, finest first, such as 4,8,16')
     return tuple(int(o) for o in parts)
 
@@ -135,12 +135,14 @@ def _tell_ap(learn):
 
 def _try_it(learn, photo, seed, file):
     "Detect on a photo, or on a newly drawn smear, and save the picture"
-    import matplotlib
-    matplotlib.use('Agg')
     import numpy as np
+    from matplotlib.figure import Figure
     from ssd_fastai.data.sample import draw_smear
     det = learn.predict(draw_smear(np.random.default_rng([seed,1_000_117]))[0] if photo is None else photo)
-    det.show(size=8).figure.savefig(file, bbox_inches='tight', dpi=110)
+    w,h = det.photo.size
+    fig = Figure((8,8*h/w)) # not pyplot's: the figures of a notebook stay as they are
+    det.show(ax=fig.subplots())
+    fig.savefig(file, bbox_inches='tight', dpi=110)
     print(f'\nOn a photo that it has not seen: {det}')
 
 # %% ../../nbs/use/09_cli.ipynb #f69ac860
@@ -349,12 +351,14 @@ def _run_note(model, **kwargs):
 
 def _tell_journal(journal):
     if journal.old: print(f'{journal.file} is from a run with another detector or other options: starting over')
-    if journal.done: print(f'Continuing after {len(journal.done)} photos (delete {journal.file} to start over)', flush=True)
+    if journal.done: print(f'Continuing after {_photos(len(journal.done))} (delete {journal.file} to start over)', flush=True)
+
+def _photos(n): return f'{n} photo' if n==1 else f'{n} photos'
 
 def _tell_photos(n, bad, out, pictures):
-    if pictures: print(f'{n} photos with their boxes, and detections.json, are in {out}')
-    else: print(f'{n} photos: detections.json is in {out}')
-    if bad: print(f'{bad} photos could not be read: their rows in detections.json say why')
+    if pictures: print(f'{_photos(n)} with boxes, and detections.json, are in {out}')
+    else: print(f'{_photos(n)}: detections.json is in {out}')
+    if bad: print(f'{_photos(bad)} could not be read: see detections.json for the reason')
 
 # %% ../../nbs/use/09_cli.ipynb #b5bd7315
 def _predict_film(detector, film, out, **kwargs):

@@ -11,6 +11,7 @@ __all__ = ['best_threshold']
 import warnings
 import numpy as np, pandas as pd
 from fastcore.basics import patch
+from ..data.photos import warn_caller
 from ..train.metrics import coco_ious, resample, tails, weighted_aps
 from .mistakes import Mistakes
 
@@ -61,7 +62,7 @@ def interval(self:Mistakes,
     lo,hi = np.nanquantile(self._resampled(resample(len(self),n,seed)), tails(len(self),level), axis=0)
     count = np.array([sum(((p.gt_labels==c)&~p.ignored).sum() for p in self.photos) for c in range(len(self.vocab))])
     few = [f'{v} ({k})' for v,k in zip(self.vocab,count) if k<20]
-    if few: warnings.warn(f'Fewer than 20 objects of {", ".join(few)}: their intervals say little', stacklevel=2)
+    if few: warn_caller(f'Fewer than 20 objects of {", ".join(few)}: their intervals say little')
     return pd.DataFrame(dict(value=value,low=lo,high=hi,objects=[count.sum(),count.sum(),*count]), index=names)
 
 # %% ../../nbs/use/01_confidence.ipynb #83c292d9

@@ -180,8 +180,9 @@ def _suspects_on(p, vocab, trust):
         l,belief = p.gt_labels[j],beliefs[j]
         s,kind,i = _other_view(p, ious, j, belief)
         lost = (1-belief)*trust.finds(l,p.gt_boxes[j])
-        if s*trust.right_at(p.labels[i],p.scores[i])>.5*lost:
-            rows.append((kind,vocab[l],vocab[p.labels[i]],s*trust.right_at(p.labels[i],p.scores[i]),p.gt_boxes[j]))
+        seen = s*trust.right_at(p.labels[i],p.scores[i]) if kind else 0.
+        if seen>.5*lost:
+            rows.append((kind,vocab[l],vocab[p.labels[i]],seen,p.gt_boxes[j]))
             used[i] = True
         else: rows.append(('spurious',vocab[l],'nothing',lost,p.gt_boxes[j]))
     for i in np.flatnonzero(~used&(ious.max(1,initial=0.)<.3)):

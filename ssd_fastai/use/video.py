@@ -279,7 +279,7 @@ def detect_video(
     try:
         with ExitStack() as stack:
             writer = _film_writer(stack, src, dst, rate, sound)
-            seen = _seen_frames(look, video_frames(src,fps), every, bs, min_score=min_score, **kwargs)
+            seen = _seen_frames(look, video_frames(src,fps), int(every), bs, min_score=min_score, **kwargs)
             for i,t,im,det,new in _with_bar(seen, n, progress):
                 if new: rows += [(i,t,*row[1:-1]) for row in found_rows(i, im, det)]
                 if writer: writer.write(draw_found(im,det), t)
