@@ -33,7 +33,7 @@ def _other_columns(conv, k, cols, bias):
 # %% ../../nbs/published/03_classes.ipynb #a21aa893
 def swap_classes(
     model:SSD, # Changed in place
-    cols:list, # For each of the new classes, which one of the old. Or None
+    cols:list, # For each new class, the position of the old one, or None
     bias:Tensor, # (C,) where each new class starts, from `fitted_bias`
 )->list: # For each map, (k, columns) True where a row was kept
     "Give a model other classes"
@@ -50,7 +50,7 @@ def swap_classes(
 
 # %% ../../nbs/published/03_classes.ipynb #b3dd5df5
 def _matched(vocab, names, synonyms):
-    "Which class of the detector serves each of the new ones: at least one must"
+    "For each new class, the position of the same one in the detector, or None; at least one must match"
     cols = match_names(vocab, names, synonyms)
     if any(c is not None for c in cols): return cols
     raise ValueError(f'None of {", ".join(vocab)} is a class of this detector, which knows {", ".join(names)}: '
@@ -79,7 +79,7 @@ def with_classes(self:SSDLearner,
     dls:BBoxDataLoaders, # Loaders with other classes, of the same size
     synonyms:dict=None, # Your class → class of this detector, where the names differ
     **kwargs, # Passed to `model_learner`: metrics, cbs, path, …
-)->SSDLearner: # Another one; this one stays as it is. `kept` says where each class comes from
+)->SSDLearner: # A new learner; this one stays as it is. `kept` says where each class comes from
     "This detector for other classes: what it knows is kept, row by row"
     names,vocab = list(map(str,self.dls.vocab)),list(map(str,dls.vocab))
     cols = _matched(vocab, names, synonyms)

@@ -52,8 +52,8 @@ def _no_download(weights, file, why, instead):
                            f'and put it into {file.parent}, or pass {instead}.')
 
 def fetch_weights(
-    weights, # A member of a torchvision weights enum: it knows its address
-    instead:str, # What else the reader can do
+    weights, # A member of a torchvision weights enum, which has a URL
+    instead:str, # What to do instead, for the error message
 )->dict: # The state dict, on the CPU
     "Weights from torchvision's server or its cache, with one clear error if that fails"
     file = Path(torch.hub.get_dir())/'checkpoints'/Path(weights.url).name
@@ -104,7 +104,7 @@ def init_convs(
 _kaiming = partial(nn.init.kaiming_normal_, mode='fan_out', nonlinearity='relu')
 
 def _vgg16(**kwargs):
-    "VGG16 without memory for the 120 million numbers of its classifier; its convolutions start as torchvision's"
+    "VGG16 without memory for the 120 million numbers of its classifier; its convolutions are initialized as in torchvision"
     with torch.device('meta'): model = vgg16(**kwargs)
     model.features = init_convs(model.features.to_empty(device='cpu'), _kaiming)
     return model
@@ -165,12 +165,12 @@ extras512 = [(1024,256,512,_halve),(512,128,256,_halve),(256,128,256,_halve),(25
 @patch(cls_method=True)
 def from_parts(cls:SSDHead,
     before:list, # For the body's maps that get heads, finest first: a layer between map and head
-    extra:list, # Layers that go on from the body's last map; each gives a map with a head
+    extra:list, # Layers that continue from the body's last map; each gives a map with a head
     classes:list, # For each map with a head, the layer that gives k*n_out scores in each cell
     offsets:list, # For each map with a head, the layer that gives k*4 offsets in each cell
     n_out:int, # Scores for each default box, with the background column
 )->SSDHead:
-    "A head of ready parts"
+    "A head made of ready-made parts"
     self = cls.__new__(cls)
     nn.Module.__init__(self)
     self.boosters,self.extra = nn.ModuleList(before),nn.ModuleList(extra)
@@ -256,7 +256,7 @@ def lite_extra(
 
 def lite_head(
     ni:int, # Channels in
-    nf:int, # Channels out: numbers for each cell
+    nf:int, # Output channels: numbers for each cell
 )->nn.Sequential:
     "A head of SSDlite: depthwise 3×3, then 1×1"
     return normal_init(nn.Sequential(lite_conv(ni,ni,3,groups=ni), nn.Conv2d(ni,nf,1)))
@@ -310,12 +310,12 @@ def v3_end(
 def tracking_norms(
     model:nn.Module, # Any model
 )->list: # Its batch norms that keep a running average
-    "The batch norms of a model whose averages move by a momentum"
+    "Those batch norms of a model whose running averages have a momentum"
     return [m for m in model.modules() if isinstance(m,_BatchNorm) and m.track_running_stats and m.momentum]
 
 @contextmanager
 def _as_they_were(norms):
-    "Afterward, momentum and batch count of batch norms are what they were before"
+    "Restore the momentum and batch count of batch norms at the end"
     own = [(m,m.momentum,int(m.num_batches_tracked)) for m in norms]
     try: yield
     finally:

@@ -62,12 +62,12 @@ class Published:
         make, # Function of (boxes, n_classes, size, weights_backbone) that makes the `SSD`
         boxes:str, # Name of its default boxes: see `published_boxes`
         size:int, # Pixels on a side
-        mean:list, # Of the normalization, a number for each channel
-        std:list, # Of the normalization, a number for each channel
+        mean:list, # Mean for the normalization, a number for each channel
+        std:list, # Standard deviation for the normalization, a number for each channel
         rules:list, # From torchvision's parameter names to ours: see `our_name`
         select:dict, # For `detect` and `predict`: as in the published evaluation
         coco=None, # torchvision's COCO weights, if there are any
-        variant=None, # Function from a state dict to more arguments of `make`, if there are variants of the layers
+        variant=None, # If the layers have variants: function from a state dict to more arguments of `make`
     ):
         store_attr('name,make,boxes,rules,select,coco,variant')
         self.__name__,self.__doc__ = name,doc
@@ -194,7 +194,7 @@ def _start_anew(new, name, k, bias):
     b.view(k,-1)[:,0] = 0
 
 def _transfer_conv(new, state, name, shapes, cols, k):
-    "Rows of one last convolution into `new`, which then replaces it in `state`"
+    "Copy rows of one last convolution into `new`, which then replaces it in `state`"
     for key in (f'{name}.weight',f'{name}.bias'):
         took = copy_rows(new[key], state[key], shapes, cols, k)
         state[key] = new[key]
@@ -204,12 +204,12 @@ def _transfer_conv(new, state, name, shapes, cols, k):
 def transfer_weights(
     model:SSD, # Filled in place
     state:dict, # Weights under our names
-    cols:list, # For each of your classes, which one of the weights. Or None: see `match_names`
+    cols:list, # For each of your classes, its position among those of the weights, or None: see `match_names`
     new:DefaultBoxes, # Default boxes of `model`
     old:DefaultBoxes, # Default boxes of the weights
     bias:float=None, # Where new classes start. Default: `prior_bias()`
 ): # Masks of the rows that were kept: for each map (k, columns) of classes, (k, 4) of offsets
-    "Load weights, with the rows of the head by class and by default box"
+    "Load weights; match the rows of the head by class and by default box"
     mine,state = model.state_dict(),dict(state)
     classes,offsets = [],[]
     cols = [0]+[None if c is None else c+1 for c in cols] # the background comes first
@@ -235,7 +235,7 @@ def kept_table(
     offsets:list, # (k, 4) masks, for each map
     vocab:list, # Your classes
     names:list, # Classes of the weights
-    cols:list, # For each of yours, which one of the weights. Or None
+    cols:list, # For each of yours, its position among those of the weights, or None
 )->pd.DataFrame: # A row for body, rest of the head (extra maps, what comes before the heads), offsets, background, each class
     "What was kept of the weights"
     scores,boxes = [last_conv(c) for c in model.head.classes],[last_conv(c) for c in model.head.offsets]
@@ -308,7 +308,7 @@ def from_weights(self:Published,
     synonyms:dict=None, # Your class → class of the weights, where the names differ
     names:list=None, # Object classes of the weights; default: COCO's, if there are 90
     bias:float=None, # Where new classes start. Default: `prior_bias()`
-)->SSD: # With `kept`, the table
+)->SSD: # With the table `kept`
     "A model that keeps what it can of its weights"
     boxes,state = self.default_boxes(boxes),load_weights(weights, self)
     names = _weight_names(weight_classes(state,self), names, classes)
@@ -359,7 +359,7 @@ def __call__(self:Published,
 
 # %% ../../nbs/published/01_models.ipynb #724accd3
 def _check_input(dls, had, arch):
-    "An error where the loaders have a size or a normalization that somebody chose, and it is not the model's"
+    "Raise an error if somebody chose a size or a normalization for the loaders that is not the model's"
     (h,w),(mine_h,mine_w) = arch.size,dls.size
     how = f'BBoxDataLoaders.from_annotations(train, valid, **published_input({arch.name}))'
     if dls.size not in (arch.size,(224,224)):
@@ -401,7 +401,7 @@ def learner_parts(self:Published,
 
 @patch
 def layers(self:Published,
-    model:SSD, # A model that was built as this one
+    model:SSD, # A model that was built like this one
 )->SSD: # A fresh one
     "The layers that a published model should have, for its classes and default boxes"
     shapes = [torch.ones(len(last_conv(c).bias)//4,2) for c in model.head.offsets]

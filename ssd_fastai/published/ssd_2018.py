@@ -57,7 +57,7 @@ def _booster(n, width, drop):
 
 # %% ../../nbs/published/02_ssd_2018.ipynb #42b660c7
 class Trunk2018(nn.Module):
-    "The head of the fast.ai 2018 lesson: one row of convolutions, with heads on the way"
+    "The head of the fast.ai 2018 lesson: one chain of convolutions, with heads along the way"
     neck = None
     def __init__(self,
         ch:int, # Channels of the body's last map

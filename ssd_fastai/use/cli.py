@@ -362,7 +362,7 @@ def _tell_photos(n, bad, out, pictures):
 
 # %% ../../nbs/use/09_cli.ipynb #b5bd7315
 def _predict_film(detector, film, out, **kwargs):
-    "Detect on a video; write the film with its boxes, and detections.csv"
+    "Detect on a video; write the video with its boxes, and detections.csv"
     from ssd_fastai.use.video import detect_video
     dst = out/f'{film.stem}.{"gif" if film.suffix.lower()==".gif" else "mp4"}'
     if dst.resolve()==film.resolve(): dst = out/f'{film.stem}_boxes{dst.suffix}'

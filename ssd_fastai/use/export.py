@@ -111,7 +111,7 @@ def _check_ap(file, learn, most):
 
 # %% ../../nbs/use/05_export.ipynb #c9463999
 def _note_of(learn, model, opset, int8):
-    "What `OnnxDetector` needs to know of a learner"
+    "What `OnnxDetector` needs to know about a learner"
     tiles = getattr(model,'tiles',None)
     return dict(vocab=list(map(str,learn.dls.vocab)), size=list(model.size), method=learn.dls.resize.method,
                 tiles=tiles and tiles.note(), thresholds=learn.thresholds, version=ssd_fastai.__version__, opset=opset,

@@ -186,7 +186,7 @@ def to_yolo(self:FoundTable,
 
 # %% ../../nbs/use/06_files.ipynb #71f6c93a
 def _name_above(d, corner, text, color, w):
-    "Write above a box, or in it where the photo ends"
+    "Write above a box, or inside it if there is no room above"
     (x,y),size = corner,max(10,6*w)
     at = (x+w,y-size-2) if y>=size+2 else (x+w,y+w)
     d.text(at, text, fill=color, font_size=size)

@@ -24,7 +24,7 @@ from .mistakes import _axes, _draw_part, find_mistakes, iou_matrix, match_photo
 # %% ../../nbs/use/02_labels.ipynb #994d56c9
 @contextlib.contextmanager
 def _quietly():
-    "Print nothing and warn of nothing"
+    "Suppress output and warnings"
     with contextlib.redirect_stdout(io.StringIO()),warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
@@ -74,7 +74,7 @@ def _some(ann, n, seed):
 def learning_curve(self:SSDLearner,
     epochs:int=10, # Epochs on all photos; smaller sets get the same number of steps
     fractions:tuple=(.25,.5,1.), # Of the training set
-    seeds:int=3, # Trainings for each fraction, each with different photos
+    seeds:int=3, # Training runs for each fraction, each with different photos
     plot:bool=True, # Draw the curve?
     **kwargs, # Passed to `fine_tune`
 )->pd.DataFrame: # A row for each training: photos, seed, AP, AP50

@@ -47,7 +47,7 @@ def np_iou(
 # %% ../../nbs/use/04_onnx_detector.ipynb #9851c348
 def np_nms(
     boxes:np.ndarray, # (n, 4) corners, highest score first
-    iou:float, # From which two boxes are the same object
+    iou:float, # IoU from which two boxes are the same object
 )->list: # Positions that are kept
     "Greedy non-maximum suppression"
     keep,left = [],np.arange(len(boxes))
@@ -80,8 +80,8 @@ def np_select(
     probs:np.ndarray, # (A, C) 0 to 1
     cut:np.ndarray, # (C,) score from which to show each class
     nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
-    top_k:int=400, # Best boxes of each class that enter the suppression
-    keep:int=200, # Best boxes that are kept
+    top_k:int=400, # How many of the best boxes of each class enter the suppression
+    keep:int=200, # How many boxes to keep at most
     vote:float=None, # IoU from which suppressed boxes move the one that is kept. None: they do not
 ): # (boxes (n, 4), scores (n,), labels (n,)), highest score first
     "The boxes of one photo worth keeping"
@@ -121,7 +121,7 @@ def _open(photo):
 
 # %% ../../nbs/use/04_onnx_detector.ipynb #94d1ad5b
 def _session(file, providers):
-    "The network of a file, ready to run, or the reason why it cannot"
+    "The network in a file, ready to run, or the reason why it cannot be used"
     import onnxruntime as ort
     if not Path(file).is_file(): raise FileNotFoundError(f'There is no detector {file}.')
     try: return ort.InferenceSession(str(file), providers=providers or ort.get_available_providers())
@@ -180,7 +180,7 @@ class OnnxDetector:
                 for im,b,p,w in zip(photos,*self.raw(photos))]
     def predict(self,
         photos, # Path, PIL image or array (h, w, 3) of uint8; or a list of them
-        min_score=None, # Drop what scores less: a number, or one for each class by name. Default: as in the file
+        min_score=None, # Drop lower scores: a number, or one for each class by name. Default: as in the file
         nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
         tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
         **kwargs, # Passed to `np_select`: top_k, keep

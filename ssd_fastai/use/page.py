@@ -1,4 +1,4 @@
-"""A detector that anyone can open: a web page that asks no server, and a Space
+"""A detector that anyone can open: a web page that runs in the browser, and a Space
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/use/page.html.md"""
 
@@ -355,7 +355,7 @@ runtime_files = { # name: SHA-256
     'ort-wasm-simd-threaded.wasm':'71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4'}
 
 def _by_npm(folder):
-    "The files from the package manager of Node"
+    "The files from Node's package manager"
     subprocess.run([shutil.which('npm'),'pack','--silent',f'onnxruntime-web@{_ort}'], cwd=folder, check=True, capture_output=True,
                    timeout=300)
     with tarfile.open(next(Path(folder).glob('*.tgz'))) as t:
@@ -407,11 +407,11 @@ def _usual_title(vocab): return f'Find {", ".join(map(str,vocab))}'
 
 # %% ../../nbs/use/08_page.ipynb #1c661ba3
 def write_page(
-    folder:str|Path, # Where; with `detector.onnx` in it, as `learn.to_onnx` wrote it
-    title:str=None, # Of the page. Default: what it finds
+    folder:str|Path, # Folder with `detector.onnx`, as `learn.to_onnx` wrote it
+    title:str=None, # Title of the page. Default: what it finds
     runtime:str|Path=None, # Folder with the files of onnxruntime-web. Default: get them with npm, or from jsDelivr
 )->Path: # The page
-    "A page for a detector that lies in a folder"
+    "A page for the detector in a folder"
     folder = Path(folder)
     det = OnnxDetector(folder/'detector.onnx', ['CPUExecutionProvider'])
     at = add_runtime(folder, runtime)
@@ -434,13 +434,13 @@ def _with_detector(learn, folder, int8, **kwargs):
 
 @patch
 def to_page(self:SSDLearner,
-    folder:str|Path, # Where; it is made
-    title:str=None, # Of the page. Default: what it finds
+    folder:str|Path, # Folder to create
+    title:str=None, # Title of the page. Default: what it finds
     runtime:str|Path=None, # Folder with the files of onnxruntime-web. Default: get them with npm, or from jsDelivr
     int8:bool=False, # Eight bits instead of 32: a quarter as large
     **kwargs, # As for `to_onnx`: check, opset
 )->Path: # The page
-    "A web page that detects in the browser; its network is checked as that of `to_onnx`"
+    "A web page that detects in the browser; its network is checked as in `to_onnx`"
     folder = _with_detector(self, folder, int8, **kwargs)
     page = write_page(folder, title, runtime)
     size = sum(f.stat().st_size for f in folder.iterdir())/1e6
@@ -514,8 +514,8 @@ def _copy_modules(folder):
 # %% ../../nbs/use/08_page.ipynb #f080da5f
 @patch
 def to_space(self:SSDLearner,
-    folder:str|Path, # Where; it is made
-    title:str=None, # Of the app. Default: what it finds
+    folder:str|Path, # Folder to create
+    title:str=None, # Title of the app. Default: what it finds
     int8:bool=False, # Eight bits instead of 32: a quarter as large
     **kwargs, # As for `to_onnx`: check, opset
 )->Path: # The app

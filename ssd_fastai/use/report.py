@@ -19,7 +19,7 @@ import ssd_fastai.use.confidence
 
 # %% ../../nbs/use/03_report.ipynb #059c65ce
 def _score_bars(ax, own, bins):
-    "Draw the scores of the right detections of a class, and of its false alarms on top"
+    "Draw the scores of the correct detections of a class, and of its false alarms on top"
     right = own.kind=='correct'
     ax.hist([own.score[right],own.score[~right]], bins=np.linspace(0,1,bins+1), stacked=True,
             color=[palette[1],'lightgray'], label=['right','false alarm'])
@@ -31,7 +31,7 @@ def plot_scores(self:Mistakes,
     least:float=.05, # Lowest score shown: below it nearly everything is a false alarm
     size:float=2.6, # Inches for each picture
 ): # The figure
-    "Plot the scores of right detections and of false alarms for each class, with its threshold"
+    "Plot the scores of correct detections and of false alarms for each class, with its threshold"
     d,cut,C = self.detections(),self.cutoffs(),len(self.vocab)
     fig,axs = plt.subplots(1, C, figsize=(size*C,size*.8), squeeze=False)
     for c,(ax,v) in enumerate(zip(axs[0],self.vocab)):

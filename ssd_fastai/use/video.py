@@ -1,4 +1,4 @@
-"""Detect on a film, a GIF or a camera, and keep its frames, its timing and its sound
+"""Detect on a video, a GIF or a camera, and keep its frames, its timing and its sound
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/use/video.html.md"""
 
@@ -85,7 +85,7 @@ def paint_film(
     fps:int=12, # Frames per second
     sound:bool=True, # With a beep?
 )->np.ndarray: # (n, 4) corners of the square on each frame, in pixels
-    "Write a film of a red square that moves to the right"
+    "Write a video of a red square that moves to the right"
     av,boxes = _av(),[]
     with av.open(str(file),'w') as film:
         v = film.add_stream('mpeg4', rate=fps)
@@ -108,7 +108,7 @@ def _even(a):
 films = '.mp4','.mov','.mkv','.avi','.webm','.m4v' # the kinds that can be written
 
 def _codec(av, kind):
-    "What encodes the pictures of this kind of film"
+    "What encodes the pictures of this kind of video"
     if kind=='.webm': return 'libvpx-vp9'
     return 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
 
@@ -142,7 +142,7 @@ def _start(self:FilmWriter, size):
 # %% ../../nbs/use/07_video.ipynb #91ea76db
 @patch
 def _copy_sound(self:FilmWriter, file, sound_of):
-    "Prepare to copy the sound of another film"
+    "Prepare to copy the sound of another video"
     self.src,self.copies = _opened(sound_of) if sound_of else None,{}
     audio = self.src.streams.audio if self.src else []
     try: self.copies = {s.index:self.film.add_stream_from_template(s) for s in audio}
@@ -238,7 +238,7 @@ def video_length(
 
 # %% ../../nbs/use/07_video.ipynb #c303aa2b
 def _with_bar(items, n, display):
-    "Items with a progress bar; a film may have more frames than it reports"
+    "Items with a progress bar; a video may have more frames than it reports"
     ticks = iter(() if n is None else progress_bar(range(n), display=display, leave=False))
     for o in items:
         next(ticks,None)
@@ -246,7 +246,7 @@ def _with_bar(items, n, display):
 
 # %% ../../nbs/use/07_video.ipynb #97db3f52
 def _film_writer(stack, src, dst, fps, sound):
-    "The writer for a kind of film, closed at the end; None if there is no film to write"
+    "The writer for a kind of video, closed at the end; None if there is no video to write"
     if dst is None: return None
     is_file = isinstance(src,(str,Path))
     if is_file and Path(dst).resolve()==Path(src).resolve(): raise ValueError(f'{dst} is the original film: choose another name')
@@ -263,7 +263,7 @@ def _film_table(rows):
 def detect_video(
     detector, # A learner, or an `OnnxDetector`
     src, # A video file, a GIF, or an iterable of frames: PIL images or arrays (h, w, 3) of uint8
-    dst:str|Path=None, # Film with boxes to write: .mp4, .mkv, .mov, .webm or .gif. None: only the table
+    dst:str|Path=None, # Video with boxes to write: .mp4, .mkv, .mov, .webm or .gif. None: only the table
     every:int=1, # Look at every n-th frame
     csv:str|Path=None, # Also write the table here
     min_score=None, # Drop lower scores: a number, or one for each class by name. Default: the detector's thresholds
@@ -295,7 +295,7 @@ def detect_video(
 @delegates(detect_video)
 def predict_video(self:SSDLearner,
     src, # A video file, a GIF, or an iterable of frames
-    dst:str|Path=None, # Film with boxes to write. None: only the table
+    dst:str|Path=None, # Video with boxes to write. None: only the table
     every:int=1, # Look at every n-th frame
     **kwargs, # As for `detect_video`
 )->pd.DataFrame: # A row for each detection
