@@ -114,7 +114,7 @@ _marks = {codecs.BOM_UTF8:'utf-8', codecs.BOM_UTF32_LE:'utf-32-le', codecs.BOM_U
 
 def decode(
     data:bytes, # What is in the file
-    file:str|Path, # Its name, for the message
+    file:str|Path, # Its name, for the error message
 )->str:
     "The text of a label file: UTF-8, or what its byte order mark says"
     mark,enc = next(((m,e) for m,e in _marks.items() if data.startswith(m)), (b'','utf-8'))
@@ -135,9 +135,9 @@ def read_text(
 # %% ../../nbs/data/03_annotations.ipynb #f4687288
 def as_number(
     v, # A number, or text that holds one
-    where:str, # File and row, for the message
+    where:str, # File and row, for the error message
 )->float:
-    "A number out of a label file"
+    "A number from a label file"
     try:
         if isinstance(v,(bool,np.bool_)) or '_' in str(v): raise ValueError
         return float(v)
@@ -149,18 +149,18 @@ _flags = {**{o:False for o in ('0','0.0','false','f','no','n','','none','null','
 
 def as_flag(
     v, # 0 or 1, true or false, yes or no, also as text. A missing value counts as no
-    where:str, # File and row, for the message
+    where:str, # File and row, for the error message
 )->bool:
-    "A yes or no out of a label file"
+    "A yes or no from a label file"
     try: return _flags[str(v).strip().lower()]
     except KeyError: raise LabelError(f'{where}: the flag {str(v)[:60]!r} is neither 0 (no) nor 1 (yes).') from None
 
 # %% ../../nbs/data/03_annotations.ipynb #1a90a21c
 def as_name(
-    v, # Text. Whole numbers are taken as text
-    where:str, # File and row, for the message
+    v, # Text, or a whole number, which becomes text
+    where:str, # File and row, for the error message
 )->str:
-    "The name of a class out of a label file, without spaces around it"
+    "The name of a class from a label file, with spaces around it removed"
     if isinstance(v,float) and v.is_integer(): v = int(v)
     ok = isinstance(v,(str,int,np.integer)) and not isinstance(v,bool)
     if not ok or not str(v).strip(): raise LabelError(f'{where}: {str(v)[:60]!r} is not a class name.')
@@ -168,9 +168,9 @@ def as_name(
 
 def as_id(
     v, # A whole number or text
-    where:str, # File and row, for the message
+    where:str, # File and row, for the error message
 )->str:
-    "An id as text, so that '1' and 1 are one thing"
+    "An id as text, so that '1' and 1 are the same"
     if isinstance(v,float) and v.is_integer(): v = int(v)
     ok = isinstance(v,(str,int)) and not isinstance(v,bool)
     if ok and str(v).strip(): return str(v).strip()
@@ -179,9 +179,9 @@ def as_id(
 # %% ../../nbs/data/03_annotations.ipynb #9c5c6d72
 def by_id(
     rows:list, # Dictionaries with an `id`
-    where:str, # File and table, for the message
+    where:str, # File and table, for the error message
 ): # ({id: row}, rows (file, object, problem, action))
-    "A table by its ids; two rows with the same id must be equal"
+    "Look up the rows of a table by id; two rows with the same id must be equal"
     res,probs = {},[]
     for i,row in enumerate(rows):
         k = as_id(row['id'], f'{where}: row {i}')
@@ -227,7 +227,7 @@ def find_photo(
 def inside(
     folder:str|Path, # Where the photos are
     name:str, # A photo's name, from a label file
-    file:str|Path, # The label file, for the message
+    file:str|Path, # The label file, for the error message
 )->Path: # The photo, or where it should be
     "`folder/name`, refusing names that lead out of the folder"
     if not isinstance(name,str) or not name.strip(): raise LabelError(f'{file}: {name!r} is not the name of a photo.')
@@ -335,7 +335,7 @@ def _scale_fractions(raw, probs):
 _left_out = {OtherSize:'size differs from its label file', Unturned:'labeled as it is stored, before EXIF turns it'}
 
 def _elsewhere(path):
-    "Where a missing photo may be instead: a hint"
+    "A hint about where a missing photo may be"
     if path.exists(): return ''
     top = next((p for p in path.parents if p.is_dir()), None)
     if top is None or top==Path(top.anchor): return ''
@@ -399,11 +399,11 @@ def _coco_names(d, file):
 
 # %% ../../nbs/data/03_annotations.ipynb #7c935dd9
 def as_size(
-    width, # Pixels, also as text. Nothing, 0 or -1 where a tool did not know
+    width, # Pixels, also as text. None, 0 or -1 if the tool did not know it
     height, # The same
-    where:str, # File and row, for the message
+    where:str, # File and row, for the error message
 )->tuple: # (width, height), or None if the file does not say
-    "The size of a photo out of a label file"
+    "The size of a photo, from a label file"
     w,h = (0. if o in (None,'') else as_number(o,where) for o in (width,height))
     return (w,h) if w>0 and h>0 and math.isfinite(w+h) else None
 

@@ -121,7 +121,7 @@ def pick(self:BoxResize,
 def zoom_out(
     w:int, # Width of the photo
     h:int, # Height of the photo
-    max_out:float, # Largest window, in sides of the photo
+    max_out:float, # Largest window, as a multiple of the photo's sides
 )->tuple: # x0,y0,x1,y1 in pixels of the photo
     "A random window that is larger than the photo"
     s = random.uniform(1,max_out)
@@ -153,7 +153,7 @@ class RandomWindow(BoxResize):
         p_flip:float=.5, # Chance of mirroring left to right
         p_flip_vert:float=0., # Chance of mirroring top to bottom: .5 where there is no up, as under a microscope
         p_out:float=.3, # Chance of zooming out
-        max_out:float=2., # Largest window, in sides of the photo (the paper: 4)
+        max_out:float=2., # Largest window, as a multiple of the photo's sides (the paper: 4)
         p_in:float=.7, # Chance of zooming in, when not zooming out
         min_in:float=.4, # Smallest window, in sides of the photo (torchvision: .3)
         tries:int=20, # Crops drawn before taking the whole photo
@@ -336,7 +336,7 @@ class KeepInside(CountsLater):
 # %% ../../nbs/data/07_augment.ipynb #7df16908
 @patch
 def _count(self:KeepInside, real, keep, fraction):
-    "How many boxes were cut, and how many were dropped for which reason"
+    "How many boxes were cut, and how many were dropped and why"
     outside = real & (fraction<=0)
     hardly = real & (fraction>0) & (fraction<self.min_visible)
     lost = reasons({'outside the picture':outside, f'less than {self.min_visible:.0%} visible':hardly,
@@ -347,7 +347,7 @@ def _count(self:KeepInside, real, keep, fraction):
 def ssd_tfms(
     size:int|tuple, # What the model sees: a number, or (height, width)
     flip_vert:bool=False, # Mirror top to bottom too? Yes where there is no up: smears, maps, trays seen from above
-    color:float=1., # Strength of the changes of color. 0 for none
+    color:float=1., # Strength of the color changes. 0 for none
     paper:bool=False, # The paper's window and its ranges of color, rather than the milder ones?
     **kwargs, # Passed to `RandomWindow` or `PaperWindow`
 ): # (item transforms, batch transforms): what the loaders take as `tfms`

@@ -224,7 +224,7 @@ def _unknown_class(r, label, part, vocab):
             'Is it spelled differently? If it is new, move some photos with it to `train`.')
 
 def _check_records(ann, part, vocab):
-    "Raise if the photos of a set cannot be trained on"
+    "Raise an error if a set cannot be trained on"
     if not len(ann): raise ValueError(f'There are no photos in `{part}`.')
     for r in ann:
         rows = clean(r.boxes, r.labels, r.size, str(r.path))[2]
@@ -374,7 +374,7 @@ def color_legend(
 def show_batch(self:BBoxDataLoaders,
     max_n:int=9, # Photos shown
     split:int=0, # 0 for training, 1 for validation
-    unique:bool=False, # The same photo `max_n` times, each time augmented anew?
+    unique:bool=False, # The same photo `max_n` times, each time augmented again?
     names:bool=False, # Write the class on each box?
     cols:int=3, # Photos in a row
     nrows:int=None, # Rows, as in fastai. Default: by `max_n`
@@ -458,7 +458,7 @@ def from_voc(cls:BBoxDataLoaders,
     xmls:str|Path, # Folder with the XML files
     train:str|Path=None, # Split file for training. Default: all that is not in `valid`
     valid:str|Path=None, # Split file for validation. Default: `valid_pct` of `train`, at random
-    valid_pct:float=.2, # Fraction for validation, without `valid`
+    valid_pct:float=.2, # Fraction for validation, if `valid` is not given
     seed:int=42, # The same seed gives the same split
     one_based:bool=False, # See `read_voc`
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
@@ -482,7 +482,7 @@ def from_csv(cls:BBoxDataLoaders,
     imgs:str|Path, # Folder with the photos
     valid=None, # CSV file or DataFrame for validation. Default: `valid_pct` of `file`, at random
     columns:dict=None, # See `read_csv`
-    valid_pct:float=.2, # Fraction for validation, without `valid`
+    valid_pct:float=.2, # Fraction for validation, if `valid` is not given
     seed:int=42, # The same seed gives the same split
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     **kwargs

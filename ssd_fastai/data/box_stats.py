@@ -43,7 +43,7 @@ class BoxReport:
         n_out:int, # Number of boxes after
         stats:BoxStats=None, # What the transform says about it
     ):
-        "Add one call of a transform; raises `BoxesLost` if the numbers do not agree"
+        "Add one call of a transform; raise `BoxesLost` if the numbers do not agree"
         stats = stats or BoxStats(n_in, 0, {})
         if n_in-n_out!=sum(stats.lost.values()): raise BoxesLost(_unexplained(name, n_in, n_out, stats.lost))
         row = self.rows.setdefault(name, dict(calls=0, boxes=0, kept=0, clipped=0, lost=Counter()))
@@ -147,7 +147,7 @@ def table(self:BoxReport)->pd.DataFrame: # A row for each transform
 def show(self:BoxReport,
     ax=None, # Where to draw
 ): # The axes
-    "The report as a picture: what became of the boxes at each transform"
+    "The report as a picture: what happened to the boxes at each transform"
     t = self.table()[::-1]
     if ax is None: ax = plt.subplots(figsize=(6,.4*len(t)+.8))[1]
     parts = dict(untouched=t['kept']-t['clipped'], clipped=t['clipped'], dropped=t['dropped'])

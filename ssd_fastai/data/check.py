@@ -30,8 +30,8 @@ def _twice(r, i, j, iou): # (problem, what will happen) of box j, which lies on 
 def box_rows(
     r:Record, # A photo
     tiny:float=3., # Sides below this are suspicious, in pixels
-    same:float=.9, # IoU from which two boxes of a class are suspected to be one object
-    most:int=100, # Objects on a photo that average precision counts
+    same:float=.9, # Minimum IoU for suspecting that two boxes of a class are the same object
+    most:int=100, # Detections per photo that average precision counts
 )->list: # Rows (file, object, problem, what will happen)
     "Problems with the boxes of a photo"
     if not r.labels: return [(r.path.name,'','no objects','kept: teaches what is no object')]
@@ -50,7 +50,7 @@ def box_rows(
 def photo_rows(
     r:Record, # A photo
 )->tuple: # (rows, (hash of the file, thumbnail), `unturned_score` or None where EXIF turns nothing)
-    "Problems with a photo, its fingerprint, and how well its boxes would fit it unturned"
+    "Problems with a photo, its fingerprint, and how much better its boxes would fit the photo as stored"
     def row(what, then): return r.path.name,'',what,then
     try: photo,o,notes = read_photo(r.path)
     except (OSError,BadPhoto) as e:
@@ -87,7 +87,7 @@ def _twice_rows(records, marks): # rows for photos that repeat another one of th
 def near_duplicates(
     a:list, # (hash of the file, thumbnail) of each photo: see `fingerprint`
     b:list, # The same, of another set
-    close:float=3., # Largest mean difference of the thumbnails of one photo, of 255
+    close:float=3., # Largest mean difference between thumbnails of the same photo, out of 255
 )->list: # (position in `b`, position in `a`, 'the same file as' or 'looks the same as')
     "Photos of `b` that are also in `a`"
     ia,ib = ([i for i,(h,_) in enumerate(s) if h is not None] for s in (a,b))
@@ -104,7 +104,7 @@ def near_duplicates(
 def usable(
     ann:Annotations, # A data set
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
-)->Counter: # Number of objects of each class that are not ignored
+)->Counter: # Number of objects of each class, without those that are ignored
     "Objects that can be learned from, and that count in average precision"
     def kept(r): return ~np.any([getattr(r,f) for f in ignore], 0) if ignore else np.ones(len(r.labels), dtype=bool)
     return Counter(l for r in ann for l,k in zip(r.labels,kept(r)) if k)
@@ -138,7 +138,7 @@ def set_rows(
     train:Annotations, # For training
     valid:Annotations=None, # For validation
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
-    most:int=100, # Objects on a photo that average precision counts
+    most:int=100, # Detections per photo that average precision counts
 )->list: # Rows (file, object, problem, what will happen)
     "What a data set lacks as a whole, for training or for measuring"
     rows = []

@@ -98,6 +98,6 @@ def from_fastai(cls:BBoxDataLoaders,
 def own_loaders(
     dls, # Any loaders
 ): # `BBoxDataLoaders`, if they are for photos with boxes
-    "Convert loaders of fastai's blocks; leave all others as they are"
+    "Convert loaders made with fastai's blocks; leave all others as they are"
     theirs = isinstance(dls,DataLoaders) and not isinstance(dls,BBoxDataLoaders) and has_boxes(dls.train)
     return BBoxDataLoaders.from_fastai(dls) if theirs else dls

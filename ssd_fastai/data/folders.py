@@ -1,4 +1,4 @@
-"""Point at a folder, as a labeling tool left it, and get a training and a validation set
+"""Point at a folder, as a labeling tool writes it, and get a training and a validation set
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/folders.html.md"""
 
@@ -21,7 +21,7 @@ from .formats import _csv_head, _yolo_config, read_csv, read_voc, read_yolo, yol
 _train,_valid = ('train','training','trainval'),('valid','val','validation','dev','test')
 
 def _pick(parts):
-    "Names of the training part and of the validation part, or None, and of those that are left out"
+    "Names of the training part, of the validation part (or None), and of the parts left out"
     t,v = (next((n for n in names if n in parts), None) for names in (_train,_valid))
     if t is None and len(parts)>1: raise ValueError(f'None of the parts {", ".join(parts)} is called train: rename one')
     if t is None: t,v = next(iter(parts)),None # only one part, whatever its name
@@ -127,7 +127,7 @@ _tensorflow = dict(path='filename', label='class', x0='xmin', y0='ymin', x1='xma
 def known_columns(
     file:Path, # CSV file
 )->dict: # For `read_csv`. None: its own names
-    "The columns of a table whose names are those of TensorFlow's tools and Roboflow"
+    "The columns of a table, if they are named as in TensorFlow's tools and Roboflow"
     return _tensorflow if set(_tensorflow.values())<=set(_csv_head(read_text(file))[0]) else None
 
 # %% ../../nbs/data/12_folders.ipynb #92f42e14
@@ -163,7 +163,7 @@ def find_layout(
 
 # %% ../../nbs/data/12_folders.ipynb #20c1cad3
 def read_folder(
-    path:str|Path, # Folder with photos and labels, as a labeling tool left it
+    path:str|Path, # Folder with photos and labels, as a labeling tool writes it
     *,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
@@ -187,7 +187,7 @@ def read_folder(
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
 def from_folder(cls:BBoxDataLoaders,
-    path:str|Path, # Folder with photos and labels, as a labeling tool left it
+    path:str|Path, # Folder with photos and labels, as a labeling tool writes it
     *,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits

@@ -133,7 +133,7 @@ def __add__(self:Annotations,
 def subset(self:Annotations,
     keep, # A function of a record, or indices
 )->Annotations: # A new data set
-    "Some of the photos"
+    "Keep some of the photos"
     records = [r for r in self if keep(r)] if callable(keep) else [self[i] for i in keep]
     return Annotations(records, self.vocab, self.problems)
 
@@ -159,7 +159,7 @@ def stratify(
     classes:list, # For each photo (or group of photos), the set of classes on it
     valid_pct:float, # Fraction for validation
     seed:int, # The same seed gives the same split
-    sizes:list=None, # Number of photos behind each entry of `classes`. Default: one
+    sizes:list=None, # Number of photos that each entry of `classes` stands for. Default: one
 )->np.ndarray: # (n,) is the photo for validation?
     "Deal photos to two sides, rarest class first, so that each side gets its part of every class"
     rng,n,parts = np.random.default_rng(seed),len(classes),(1-valid_pct,valid_pct)
@@ -238,7 +238,7 @@ def _voc_box(o, where):
 def parse_voc(
     file:str|Path, # An XML file
 ): # (file name of the photo, (width, height) or None, rows (class name, corners, difficult?))
-    "What a Pascal VOC file says"
+    "Read a Pascal VOC file"
     root = _xml_root(file)
     size = root.find('size')
     if size is not None: size = as_size(size.findtext('width'), size.findtext('height'), f'{file}: <size>')
@@ -351,7 +351,7 @@ class _Yaml(yaml.BaseLoader): # everything stays text: `names: [yes, no]` are tw
 def read_yaml(
     file:str|Path, # A YAML file
 )->dict: # All values as text
-    "A YAML file with text only, and without aliases"
+    "Read a YAML file: every value stays text, and aliases are refused"
     with border(file):
         try: res = yaml.load(read_text(file), _Yaml)
         except LabelError as e: raise LabelError(f'{file}: {e}' if str(file) not in str(e) else str(e)) from None
@@ -362,7 +362,7 @@ def read_yaml(
 # %% ../../nbs/data/04_formats.ipynb #9ee19bdd
 def yolo_names(
     names, # A list, or a dictionary by number
-    where:str, # File, for the message
+    where:str, # File, for the error message
 )->dict: # {number: class name}
     "The classes of a YOLO data set by their numbers"
     if isinstance(names,list): names = dict(enumerate(names))
@@ -443,7 +443,7 @@ def _no_photos(root, split, said, keys):
 def yolo_box(
     line:str, # A line of a label file
     names:dict, # {number: class name}
-    where:str, # File and line, for the message
+    where:str, # File and line, for the error message
     keypoints:int=0, # Numbers of key points behind the box (`kpt_shape`)
 ): # (class name, corners as fractions of the photo)
     "A line of a YOLO label file as a box: from a box, a polygon, an oriented box or a pose"
@@ -479,7 +479,7 @@ def _yolo_photo(p, names, keypoints):
     return Labeled(p, [b for _,b in rows], [n for n,_ in rows], t.name, str(p), fractions=True),t
 
 def _orphans(used, photos):
-    "Label files without a photo, and photos without a label file, counted"
+    "Report how many label files have no photo, and how many photos no label file"
     folders = {t.parent for t in used if t}
     stems = {p.stem for p in photos}
     known = {t.name for t in used if t}|{'classes.txt','train.txt','val.txt','test.txt','notes.txt'}

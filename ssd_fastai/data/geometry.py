@@ -120,7 +120,7 @@ def _centers(n, device): return (torch.arange(n,device=device)*2+1)/n-1 # of n p
 def warp_batch(
     x:Tensor, # (B, 3, h, w)
     m:Tensor, # (B, 3, 3) where points go, −1 to 1
-    fill:tuple=(124,116,104), # Color of what comes from outside, 0 to 255
+    fill:tuple=(124,116,104), # Fill color for what lies outside the photo, 0 to 255
 )->Tensor: # (B, 3, h, w)
     "Move the pixels of a batch"
     ys,xs = torch.meshgrid(*(_centers(n,x.device) for n in x.shape[-2:]), indexing='ij')
@@ -191,7 +191,7 @@ def _keep(self:BoxGeometry, full, real):
 
 @patch
 def _count(self:BoxGeometry, real, ok, area, fraction):
-    "How many boxes were cut, and how many were dropped for which reason"
+    "How many boxes were cut, and how many were dropped and why"
     least = 'center outside the picture' if self.by_center else f'less than {self.min_visible:.0%} visible'
     some = real & (fraction>0)
     lost = reasons({'outside the picture':real & (fraction<=0), least:some & ~ok, 'no area':some & ok & ~area})
@@ -212,7 +212,7 @@ class BoxFlip(BoxGeometry):
 
 # %% ../../nbs/data/08_geometry.ipynb #6479a91d
 class BoxDihedral(BoxGeometry):
-    "One of the eight ways to lay down a square; four, if width and height cannot be swapped"
+    "One of the eight rotations and reflections of a square; of four, if width and height cannot be swapped"
     def __init__(self,
         p:float=1., # Chance of drawing one
         **kwargs, # Passed to `BoxGeometry`: min_visible, round, fill

@@ -223,12 +223,12 @@ def _edges(gray, boxes): # mean change of brightness across the borders of boxes
 
 # %% ../../nbs/data/02_photos.ipynb #3317220d
 def unturned_score(
-    photo:Image.Image, # As a person sees it. It may be reduced
+    photo:Image.Image, # As a person sees it, perhaps at a reduced size
     boxes:np.ndarray, # (n, 4) corners in pixels of the unreduced photo, as labeled
     o:int, # EXIF orientation, 1 to 8
     size:tuple, # (width, height) of the unreduced photo, as a person sees it
 )->float: # Above 1 if they fit better turned: 2 is a suspicion, 4 is clear
-    "How many times better do boxes fit when they are turned, as if drawn on the photo as it is stored?"
+    "How many times better the boxes fit when turned, as if they had been drawn on the photo as stored"
     b = np.asarray(boxes, dtype=np.float32).reshape(-1,4)
     if o<2 or not len(b): return 1.
     def fit(s): return (b[:,2:]<=np.array(s)*1.05).all() # a hand may slip over the edge
@@ -274,7 +274,7 @@ def file_hash(
 def fingerprint(
     path:str|Path, # A photo
 )->tuple: # (hash of the file, thumbnail), or (None, None) if it cannot be read
-    "What tells whether two files are the same photo"
+    "What we need to tell whether two files are the same photo"
     try: return file_hash(path),thumbnail(read_photo(path, at_least=64)[0])
     except (OSError,BadPhoto): return None,None
 
@@ -286,10 +286,10 @@ def _patterns(x, n=16): # (n, values) signs: the main directions in which thumbn
 def look_alikes(
     a:np.ndarray, # (n, 16, 16, 3) thumbnails
     b:np.ndarray, # (m, 16, 16, 3) thumbnails
-    close:float=3., # Largest mean difference of near-duplicates, of 255
+    close:float=3., # Largest mean difference between near-duplicates, out of 255
     k:int=8, # At most so many of each
 )->list: # For each of `b`, the positions in `a` of near-duplicates, nearest first
-    "Near-duplicates, without comparing every pair"
+    "Find near-duplicates without comparing every pair"
     x,y = a.reshape(len(a),-1),b.reshape(len(b),-1)
     signs = _patterns(x)/x.shape[1]
     tree = KDTree(x@signs.T)
@@ -319,7 +319,7 @@ def _links(marks, close): # for each photo, those that it is a copy or a near-du
 # %% ../../nbs/data/02_photos.ipynb #3b46afd0
 def duplicate_groups(
     marks:list, # `fingerprint` of each photo
-    close:float=3., # Largest mean difference of near-duplicates, of 255
+    close:float=3., # Largest mean difference between near-duplicates, out of 255
 )->list: # Lists of pairs (position of a photo, position of the one that it repeats). The first of a group repeats None
     "Photos in groups: each with its copies and near-duplicates, most often alone"
     both = [set(o) for o in _links(marks, close)]
@@ -339,7 +339,7 @@ def duplicate_groups(
 # %% ../../nbs/data/02_photos.ipynb #121d3f07
 def photo_groups(
     paths:list, # Photos
-    close:float=3., # Largest mean difference of near-duplicates, of 255
+    close:float=3., # Largest mean difference between near-duplicates, out of 255
 )->list: # Lists of positions in `paths`: a list for each photo, together with its near-duplicates
     "Which photos are the same, or nearly"
     marks = parallel(fingerprint, [Path(p) for p in paths], threadpool=True, progress=False)

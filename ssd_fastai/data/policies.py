@@ -134,7 +134,7 @@ def policy_op(
     m:float, # Magnitude, 0 to 1
     im:Image.Image, # RGB photo
     b:Tensor, # (n, 4) boxes in its pixels
-    min_visible:float=.25, # Boxes of which less is left are dropped: a fraction of their area
+    min_visible:float=.25, # Boxes with less than this fraction of their area left are dropped
     p_box:float=1., # Box-only operations: chance for each box
 ): # (photo, (m, 4) boxes, (n,) mask of the boxes kept, `BoxStats`)
     "One operation of a policy"
@@ -217,7 +217,7 @@ class Policy(ItemTransform):
     order,split_idx = 0,0
     def __init__(self,
         subs:list, # Sub-policies: lists of (operation, probability, magnitude 0–10)
-        min_visible:float=.25, # Boxes of which less is left are dropped: a fraction of their area
+        min_visible:float=.25, # Boxes with less than this fraction of their area left are dropped
         scale:float=1., # Magnitudes are multiplied by this
     ):
         super().__init__()

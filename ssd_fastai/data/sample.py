@@ -120,7 +120,7 @@ def free_spot(
     gap:float=.8, # Closest centers allowed, as a fraction of the two radii: under 1 they overlap
     tries:int=30, # Give up after so many
 ): # (cx, cy), or None when the photo is full
-    "A place where a new cell neither hides nor is hidden"
+    "A spot where a new cell neither hides another one nor is hidden by it"
     for _ in range(tries):
         x,y = (rng.uniform(-.3*r, s+.3*r) for s in size)
         if all(np.hypot(x-a,y-b) > gap*(r+c) for a,b,c in others): return x,y

@@ -16,7 +16,7 @@ def seen_part(
     photo:tuple, # (width, height) of the photo
     size:tuple, # (height, width) of the result
 ): # (x0,y0,x1,y1 in pixels of the photo, the same in whole pixels of the result)
-    "The part of a photo that is seen through a window, and where it lands"
+    "The part of a photo that a window shows, and where it lands in the result"
     lo,hi,out = window[:2],window[2:],size[::-1]
     part = [max(v,0) for v in lo] + [min(v,side) for v,side in zip(hi,photo)]
     at = [round((part[i]-lo[i%2])*out[i%2]/(hi[i%2]-lo[i%2])) for i in range(4)]

@@ -45,7 +45,7 @@ class Detections:
 # %% ../../nbs/ssd/04_detect.ipynb #904fff2a
 @patch
 def show(self:Detections,
-    min_score:float=0., # Draw only those from this score up
+    min_score:float=0., # Draw only those with at least this score
     texts:bool=None, # Write class and score on each box? Default: if there are no more than 40
     **kwargs, # Passed to `show_boxes`
 ):
@@ -69,8 +69,8 @@ def to_coco(self:Detections,
 # %% ../../nbs/ssd/04_detect.ipynb #42f876bc
 @patch
 def above(self:Detections,
-    thresholds, # The score from which to keep a detection: a number, or one for each class by name
-    default:float=.3, # For classes that have none
+    thresholds, # The minimum score for keeping a detection: a number, or one for each class by name
+    default:float=.3, # For classes without a threshold
 )->Detections: # The rest
     "The detections that score enough"
     if not isinstance(thresholds,dict): return self[self.scores>=thresholds]
@@ -81,7 +81,7 @@ def above(self:Detections,
 def lowest(
     thresholds, # A number, or one for each class by name
     vocab:list, # Object classes, without background
-    default:float=.3, # For classes that have none
+    default:float=.3, # For classes without a threshold
 )->float:
     "The lowest of some thresholds, once they are known to be good ones"
     own = thresholds if isinstance(thresholds,dict) else {}
@@ -106,7 +106,7 @@ def class_probs(
 def candidates(
     probs:Tensor, # (A, n_classes) of one photo
     ok:Tensor, # (A,) mask of the boxes that may be chosen
-    min_score:float, # Only what scores more
+    min_score:float, # Keep boxes that score more than this
     top_k:int, # Best boxes of each class
 ): # (scores (n,), numbers of the boxes (n,), labels (n,)), class by class, in each the highest score first
     "The best boxes of each class"
@@ -126,9 +126,9 @@ def nms_by_class(
     boxes:Tensor, # (n, 4)
     scores:Tensor, # (n,) highest first
     labels:Tensor, # (n,)
-    iou:float, # From which two boxes of a class are the same object
+    iou:float, # Above this, two boxes of a class are the same object
 )->Tensor: # Positions that are kept, in order
-    "NMS in each class for itself"
+    "NMS, separately for each class"
     o = labels.argsort(stable=True)
     n = torch.bincount(labels).tolist()
     by_class = zip(o.split(n), boxes[o].split(n), scores[o].split(n))
@@ -139,10 +139,10 @@ def suppress(
     boxes:Tensor, # (n, 4) candidates
     scores:Tensor, # (n,)
     labels:Tensor, # (n,)
-    iou:float=.45, # From which two boxes of a class are the same object
+    iou:float=.45, # Above this, two boxes of a class are the same object
     keep:int=200, # Boxes that are kept
 )->Tensor: # Their positions, highest score first
-    "Greedy NMS by class, over no more of the best candidates than are needed to keep so many"
+    "Greedy NMS by class, over only as many of the best candidates as it takes to keep `keep` boxes"
     if len(scores)<=1000: return batched_nms(boxes, scores, labels, iou)[:keep]
     n = 2*keep
     while True:
@@ -154,14 +154,14 @@ def suppress(
         n *= 4
 
 # %% ../../nbs/ssd/04_detect.ipynb #50220c47
-least_vote = .01 # score from which a candidate has a vote, whatever is shown: so a threshold moves no box
+least_vote = .01 # minimum score for a candidate to have a vote, whatever is shown: so a threshold moves no box
 
 def vote_boxes(
     boxes:Tensor, # (n, 4) candidates
     scores:Tensor, # (n,)
     labels:Tensor, # (n,)
     kept:Tensor, # (m,) positions of those that survived suppression
-    vote:float=.6, # IoU from which a candidate has a vote
+    vote:float=.6, # Minimum IoU for a candidate to have a vote
 )->Tensor: # (m, 4) where the kept boxes move to
     "Means of the candidates around each kept box, weighted by score and squared IoU (after Gidaris & Komodakis 2015)"
     iou = box_iou(boxes[kept], boxes)
@@ -172,7 +172,7 @@ def vote_boxes(
 
 # %% ../../nbs/ssd/04_detect.ipynb #97bc90af
 def _floor(min_score, nms, vote):
-    "The score from which candidates are looked at: those that are shown, and those that vote"
+    "The minimum score of the candidates that are looked at: those that are shown, and those that vote"
     return min_score if nms is None or vote is None else min(min_score,least_vote)
 
 def _best(boxes, scores, labels, min_score, nms, keep, vote=None):
@@ -188,12 +188,12 @@ def _best(boxes, scores, labels, min_score, nms, keep, vote=None):
 def select(
     probs:Tensor, # (A, n_classes) of one photo
     boxes:Tensor, # (A, 4) decoded boxes, corners 0 to 1
-    min_score:float=.01, # Drop what scores less
-    nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+    min_score:float=.01, # Drop boxes that score less
+    nms:float=.45, # IoU above which two boxes of a class are the same object. None: no suppression
     top_k:int=400, # Best boxes of each class that enter the suppression
     keep:int=None, # Best boxes of a photo that are kept. Default: 200, and all of them without suppression
     degenerate:bool=False, # Boxes that have no area in the photo too, as in torchvision?
-    vote:float=None, # IoU from which suppressed boxes move the one that is kept: `vote_boxes`. None: they do not
+    vote:float=None, # Minimum IoU for a suppressed box to move the one that is kept: `vote_boxes`. None: they do not
 ): # (boxes (n, 4), scores (n,), labels (n,)), highest score first
     "The boxes of one photo worth keeping (Liu et al. 2016, §2.2; without `vote` as torchvision's SSD)"
     boxes = boxes.clamp(0,1)
@@ -216,7 +216,7 @@ def worth_a_look(
 def shortlist(
     preds, # (scores (B, A, C), offsets (B, A, 4)) of the model
     default:Tensor, # (A, 4) default boxes
-    coder, # What the offsets mean
+    coder, # Turns offsets into boxes
     background:bool=True, # Is column 0 of the scores the background?
     top_k:int=400, # Best boxes of each class
     most:int=4096, # Best candidates of each photo
@@ -244,16 +244,16 @@ def _from_list(rows, complete, min_score=.01, nms=.45, keep=None, vote=None):
 def detect(
     preds, # (scores (B, A, C), offsets (B, A, 4)) of the model
     default:Tensor, # (A, 4) default boxes, corners 0 to 1
-    coder, # What the offsets mean
+    coder, # Turns offsets into boxes
     sizes:list, # (width, height) of each photo
     vocab:list, # Object classes, without background
     background:bool=True, # Is column 0 of the scores the background?
     photos:list=None, # The photos, for `show`
     listed:bool=None, # By `shortlist`? Default: on everything but a CPU
-    min_score:float=.01, # Drop what scores less
+    min_score:float=.01, # Drop boxes that score less
     top_k:int=400, # Best boxes of each class that enter the suppression
     degenerate:bool=False, # As for `select`
-    nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+    nms:float=.45, # IoU above which two boxes of a class are the same object. None: no suppression
     vote:float=None, # As for `select`
     **kwargs, # Passed to `select`: keep
 )->list: # `Detections` for each photo

@@ -25,7 +25,7 @@ def targets(
     default:Tensor, # (A, 4) default boxes, corners 0 to 1
     bbox:Tensor, # (B, N, 4) objects of a batch, corners 0 to 1, padded
     label:Tensor, # (B, N) class from 1. 0 is padding. Negative: an object that is ignored
-    thr:float=.5, # IoU from which a default box is matched to an object
+    thr:float=.5, # Minimum IoU for matching a default box to an object
     like:str=None, # See `match`
 ): # ((B, A) class of each default box, 0 for background, −1 for not asked; (B, A, 4) the box it should draw)
     "The right answers for a batch"
@@ -101,7 +101,7 @@ def multibox_class_loss(
     scores:Tensor, # (B, A, C) with the background column
     cls:Tensor, # (B, A) class of each default box. 0 is background, −1 is ignored
     neg_ratio:float=3., # Hard negatives for each positive
-    min_neg:int=32, # Hard negatives in each photo at least
+    min_neg:int=32, # Minimum number of hard negatives in each photo
     weight:Tensor=None, # (C,) weight of each class, background first
 )->Tensor: # One number, summed over the batch
     "Cross-entropy of positives and hard negatives (SSD paper §2.2)"
@@ -120,7 +120,7 @@ def sigmoid_class_loss(
     cls:Tensor, # (B, A) class of each default box from 1. 0 is background, −1 is ignored
     kind:str='bce', # 'bce' or 'focal'
     alpha:float=.25, # Weight of objects against background (focal)
-    gamma:float=2., # How little easy boxes weigh (focal)
+    gamma:float=2., # How strongly easy boxes are down-weighted (focal)
     weight:Tensor=None, # (C+1,) weight of each class, background first
 )->Tensor: # One number, summed over the batch
     "Binary cross-entropy, or focal loss, of all default boxes that are not ignored"
@@ -140,14 +140,14 @@ class SSDLoss(nn.Module):
         default:Tensor|DefaultBoxes, # Default boxes: the object, or (A, 4) corners 0 to 1
         kind:str='multibox', # 'multibox' (softmax, hard negatives), 'bce' or 'focal' (no background column)
         coder=None, # Default: `BoxCoder()`
-        thr:float=.5, # IoU from which a default box is matched to an object
+        thr:float=.5, # Minimum IoU for matching a default box to an object
         neg_ratio:float=3., # Hard negatives for each positive (multibox)
-        min_neg:int=32, # Hard negatives in each photo at least (multibox)
+        min_neg:int=32, # Minimum number of hard negatives in each photo (multibox)
         box_weight:float=1., # Weight of the localization part
         box_kind:str='smooth_l1', # 'smooth_l1' or 'giou'
         class_weight:Tensor=None, # (C,) weight of each class: see `class_weights`
         alpha:float=.25, # Weight of objects against background (focal)
-        gamma:float=2., # How little easy boxes weigh (focal)
+        gamma:float=2., # How strongly easy boxes are down-weighted (focal)
         like:str=None, # 'torchvision': its matching, and no minimum of negatives
         ignore:bool=True, # May there be ignored objects (negative labels)? False saves a GPU a few operations
     ):
@@ -222,7 +222,7 @@ def parts(self:SSDLoss):
 def decodes(self:SSDLoss,
     preds, # (scores, offsets) of the model
 ):
-    "Refused: fastai asks for it where it wants to draw predictions, and these are no pictures"
+    "Not supported: fastai calls it to draw predictions, and scores and offsets cannot be drawn"
     raise NotImplementedError('Scores and offsets are not boxes yet. To draw what was found: learn.show_results(). '
                               'To see the worst mistakes: learn.mistakes().show()')
 

@@ -74,7 +74,7 @@ def match_padded(
     const:PaddedBoxes, # Default boxes
     bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
     label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
-    thr:float=.5, # IoU from which a default box is matched to an object
+    thr:float=.5, # Minimum IoU for matching a default box to an object
     k:int=16, # Longest queue for one box
 )->Tensor: # (B, A) index of the object that each default box is matched to. N and padded rows are background
     "`match` for a padded batch, without waiting for the device"
@@ -116,9 +116,9 @@ def padded_multibox(
     const:PaddedBoxes, # Default boxes
     bbox:Tensor, # (B, N, 4) objects, corners 0 to 1, padded
     label:Tensor, # (B, N) class from 1. 0 is padding. Negative: ignored
-    thr:float=.5, # IoU from which a default box is matched to an object
+    thr:float=.5, # Minimum IoU for matching a default box to an object
     neg_ratio:float=3., # Hard negatives for each positive
-    min_neg:int=32, # Hard negatives in each photo at least
+    min_neg:int=32, # Minimum number of hard negatives in each photo
     weight:Tensor=None, # (C,) weight of each class, background first
     ignore:bool=False, # Are there objects that are ignored? This costs a few operations
 ): # (minus the classification part, localization, number of positives): sums over the batch

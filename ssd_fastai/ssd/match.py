@@ -59,7 +59,7 @@ def pairwise_iou(
 
 # %% ../../nbs/ssd/01_match.ipynb #f6c9fd87
 def _iou(objects, sides, area):
-    "IoU with default boxes of which the sides and the areas are known: `box_iou`, with less memory"
+    "`box_iou` with default boxes whose sides and areas are known, using less memory"
     (x0,y0,x1,y1),(X0,Y0,X1,Y1) = objects[:,:,None].unbind(1),sides
     w = torch.minimum(x1,X1).sub_(torch.maximum(x0,X0)).clamp_(min=0)
     h = torch.minimum(y1,Y1).sub_(torch.maximum(y0,Y0)).clamp_(min=0)
@@ -108,7 +108,7 @@ def _at_least_one(objects, default, top, want):
 def match(
     default:Tensor, # (A, 4) default boxes, corners
     objects:Tensor, # (n, 4) objects, corners, same unit
-    thr:float=.5, # IoU from which a default box is matched to an object
+    thr:float=.5, # Minimum IoU for matching a default box to an object
     ignore:Tensor=None, # (m, 4) regions that are ignored: crowds, difficult objects
     like:str=None, # 'torchvision': its rule for collisions (torchvision 0.29's `SSDMatcher`)
 )->Tensor: # (A,) index of the object that each default box is matched to. −1 is background, −2 is ignored

@@ -232,7 +232,7 @@ def last_conv(
 
 def set_bias(
     head:SSDHead, # A head with `classes` and `offsets`
-    bias:float|Tensor, # Bias of every class, or (C,) one for each
+    bias:float|Tensor, # One bias for all classes, or (C,) one for each
     background:bool=True, # Is column 0 the background? It starts at 0
 ):
     "Small weights for the last convolutions, and the classes at `bias`"
@@ -268,14 +268,14 @@ def feature_grids(
 # %% ../../nbs/ssd/03_model.ipynb #cbd0a659
 class SSD(nn.Module):
     "A single shot detector: body, head and default boxes"
-    vote = None # IoU from which suppressed boxes move the one that is kept: see `detect`
+    vote = None # Minimum IoU for a suppressed box to move the one that is kept: see `detect`
     def __init__(self,
         body:nn.Module, # Returns feature maps. Has `chs` and `strides`, as `ssd_body` makes
         boxes:DefaultBoxes, # Default boxes for the grids of `feature_grids`
         n_classes:int, # Object classes, without background
         size:tuple, # (height, width) of the picture
         background:bool=True, # A column for the background and a softmax? Otherwise a yes or no for each class
-        coder=None, # What the offsets mean. Default: `BoxCoder()`
+        coder=None, # Turns offsets into boxes. Default: `BoxCoder()`
         bias:float|Tensor=None, # Bias of the classes before training, or (C,) one for each. Default: `prior_bias(.01)`
         head:SSDHead=None, # A ready head, which is left as it is. Default: an `SSDHead` with small weights and `bias`
         **kwargs, # Passed to `SSDHead`

@@ -1,4 +1,4 @@
-"""Let the fine maps know what the coarse ones have understood
+"""Give the fine maps what the coarse ones know
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/ssd/neck.html.md"""
 
@@ -35,6 +35,6 @@ class TopDown(nn.Module):
     def forward(self,
         maps:list, # (B, chs[i], h, w) feature maps of the body, finest first
     )->list: # (B, width, h, w), the same sizes
-        "The maps, each with what the coarser ones know"
+        "The maps, each combined with the coarser ones"
         maps = add_down([l(m) for l,m in zip(self.lateral,maps)])
         return [s(m) for s,m in zip(self.smooth,maps)]

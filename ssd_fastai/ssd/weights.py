@@ -70,12 +70,12 @@ def _grids_ok(n):
 
 # %% ../../nbs/ssd/06_weights.ipynb #1dfe8f6f
 def _cut_ok(cut, names):
-    "Are these thresholds: none, a number, or numbers by name?"
+    "Are these valid thresholds: None, a number, or a number for each of some classes?"
     values = list(cut.values()) if isinstance(cut,dict) else [] if cut is None else [cut]
     return _numbers(values) and all(0<=v<=1 for v in values) and set(cut if isinstance(cut,dict) else ())<=set(names)
 
 def _tiles_ok(tiles):
-    "Are these tiles: none, or as `Tiles.note` has them?"
+    "Are these valid tiles: None, or what `Tiles.note` returns?"
     if tiles is None: return True
     ok = isinstance(tiles,dict) and tiles.keys()=={'size','overlap'} and all(_numbers(o,2) for o in tiles.values())
     return ok and all(8<=v<100_000 for v in tiles['size']) and all(v>=0 for v in tiles['overlap'])
@@ -97,14 +97,14 @@ def _note_ok(n):
 # %% ../../nbs/ssd/06_weights.ipynb #736f4b13
 def parse_note(
     text:str, # JSON, from a file
-    file='The file', # Where it comes from, for the message
-)->dict: # As `detector_note` made it
+    file='The file', # Where it comes from, for the error message
+)->dict: # The note, as `detector_note` made it
     "The note of a file, if it is one"
     try: res = json.loads(text) if isinstance(text,str) and len(text)<5_000_000 else None
     except (ValueError,RecursionError): res = None
     if _note_ok(res): return res
     raise ValueError(f'{file}: its note on classes, size and default boxes is damaged. '
-                     'Get the file again, or save it anew.')
+                     'Get the file again, or save it again.')
 
 # %% ../../nbs/ssd/06_weights.ipynb #a0a97bc2
 def _safetensors():
@@ -200,7 +200,7 @@ def reorder_classes(
     order:list, # From `class_order`
     opt=None, # Its optimizer: what it remembers of the class predictors moves as well
 ):
-    "Give the classes of a model another order"
+    "Reorder the classes of a model"
     n_out,cols = len(order)+model.background,[0]*model.background+[o+model.background for o in order]
     for p in (p for c in model.head.classes for p in last_conv(c).parameters(recurse=False)):
         for t in (p, *_remembered(opt,p)):

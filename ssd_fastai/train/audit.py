@@ -204,7 +204,7 @@ def _batch_rows(records, xb, box, label, n_classes):
 @patch
 @torch.no_grad()
 def check_first_batch(self:SSDLearner,
-    within:float=2., # The loss may be so many times the expected one
+    within:float=2., # Warn if the loss is more than so many times the expected one
 )->pd.DataFrame: # A row for each check: what was found, and whether it is all right
     "Labels, boxes and the loss of the first training batch, before the training; nothing is changed"
     self.need_photos()
@@ -236,7 +236,7 @@ def _learn_by_heart(model, loss_func, xb, yb, steps, lr):
 # %% ../../nbs/train/06_audit.ipynb #53ed1622
 @torch.no_grad()
 def _show_overfit(learn, model, xb, yb, losses):
-    "The loss, the first photo with its objects, and with what was found"
+    "Plot the loss, and the first photo twice: with its objects and with the detections"
     h,w = xb.shape[-2:]
     vocab,sizes = learn.dls.vocab,[(w,h)]*len(xb)
     det = model.detections(model(xb), sizes, vocab, min_score=.4)[0]
@@ -255,7 +255,7 @@ def one_batch_overfit(self:SSDLearner,
     lr:float=2e-3, # Learning rate, for Adam
     show:bool=True, # Draw the loss, and the first photo with what was found on it?
 )->list: # The loss at each step
-    "Learn a training batch by heart, and put everything back (Karpathy 2019, A Recipe for Training Neural Networks)"
+    "Overfit one training batch, then put everything back (Karpathy 2019, A Recipe for Training Neural Networks)"
     self.need_photos()
     with unchanged(self):
         xb,*yb = self.dls.train.one_batch()

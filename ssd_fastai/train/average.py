@@ -53,7 +53,7 @@ def after_epoch(self:EMA):
 
 # %% ../../nbs/train/09_average.ipynb #c80dd97b
 @patch
-def state_dict(self:EMA)->dict: # Empty between two trainings
+def state_dict(self:EMA)->dict: # Empty between two training runs
     "The average so far, for a checkpoint"
     return {} if self.average is None else dict(self.average.state_dict())
 

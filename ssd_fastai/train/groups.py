@@ -60,7 +60,7 @@ class GroupRates(Callback):
     "Record the learning rate of each parameter group at each batch"
     order,run_valid = 61,False # after the scheduler
     def before_fit(self):
-        "Go on with what was recorded before"
+        "Continue from what was recorded before"
         self.rates = getattr(self,'rates',[])
     def after_batch(self):
         "Record a batch"

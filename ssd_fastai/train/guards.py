@@ -193,7 +193,7 @@ def same_classes(
     have:list, # Classes of a model
     want:list, # Classes of the loaders
     what:str, # Whose classes, for the message: 'This model is'
-)->list: # For each class of `want` its place in `have`. None if they are in order
+)->list: # For each class of `want`, its position in `have`. None if they are in order
     "Refuse other classes; for the same ones, how to reorder them"
     order = class_order(have, want)
     if order is None:

@@ -103,7 +103,7 @@ def _one_set(self:SSDLearner)->bool: # Did they differ?
 # %% ../../nbs/train/03_learner.ipynb #cc98ba1d
 @patch
 def _take_loaders(self:SSDLearner, new):
-    "Compare new loaders with the model; reorder its classes to theirs"
+    "Compare new loaders with the model; put its classes in their order"
     old,loss = self.dls,self.loss_func
     if new is old: return
     check_loaders(new)
@@ -123,7 +123,7 @@ def _check_size(size, strides):
                 f'photo. size={near} fits.')
 
 def _loss(model, kind, device, box_kind='smooth_l1', like=None, **kwargs):
-    "The loss for a model: on a GPU the one that never waits, where it fits"
+    "The loss for a model: on a GPU the one that never waits, if it supports the options"
     padded = device!='cpu' and PaddedSSDLoss.fits(kind, model.coder, box_kind, like)
     cls = PaddedSSDLoss if padded else SSDLoss
     return cls(boxes_of(model).boxes, kind, model.coder, box_kind=box_kind, like=like, **kwargs)
@@ -180,7 +180,7 @@ def model_learner(
 
 # %% ../../nbs/train/03_learner.ipynb #321715f0
 def _strides(dls, boxes, strides, k):
-    "Those you passed, those of a published set of default boxes, or those that the training set needs"
+    "The strides that you passed, those of a published set of default boxes, or those that the training set needs"
     if strides: return sorted(strides)
     if isinstance(boxes,str) and boxes not in boxes_strides: published_boxes(boxes) # raises, with the names there are
     if isinstance(boxes,str): return sorted(boxes_strides[boxes])
@@ -286,7 +286,7 @@ def ssd_learner(
     arch, # A function that makes a torchvision or fastai model, the name of a timm model, or a published detector
     pretrained:bool=True, # Start from ImageNet weights: from a package, as the extra [lite] brings, or downloaded?
     boxes=None, # `DefaultBoxes`, or the name of a published set. Default: fitted to the training set
-    strides:tuple=None, # Strides of the maps with a head; those past the body's are added. Default: `choose_strides`
+    strides:tuple=None, # Strides of the maps with a head; those beyond the body's are added. Default: `choose_strides`
     k:int=4, # Default boxes in each cell, when they are fitted
     kind:str='multibox', # Classification loss: 'multibox', 'bce' or 'focal'
     neck:bool=True, # A light top-down path between body and heads (`TopDown`)? Or a module of your own with `chs`
@@ -345,7 +345,7 @@ def _tell_plan(learn, epochs, freeze_epochs, lr, lr_mult):
           f'({_steps_text(epochs,len(learn.dls.train))})')
 
 def _usual_plan(learn):
-    "(learning rate, frozen epochs, what the body's learning rate is divided by), by situation"
+    "(learning rate, frozen epochs, what the body's learning rate is divided by), depending on the model"
     m = get_model(learn.model)
     normed = any(isinstance(o,nn.modules.batchnorm._BatchNorm) for o in m.body.modules())
     if normed and m.head.neck is not None: return 4e-3,0,1.
@@ -356,9 +356,9 @@ def _usual_plan(learn):
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:SSDLearner,
     epochs:int, # Epochs with everything trained
-    base_lr:float=None, # Learning rate of the head. After frozen epochs, half of it. Default: by situation
-    freeze_epochs:int=None, # Epochs with the body frozen, before that. Default: by situation
-    lr_mult:float=None, # The body's learning rate is the head's divided by this. Default: by situation
+    base_lr:float=None, # Learning rate of the head. After frozen epochs, half of it. Default: depends on the model
+    freeze_epochs:int=None, # Epochs with the body frozen, before that. Default: depends on the model
+    lr_mult:float=None, # The body's learning rate is the head's divided by this. Default: depends on the model
     pct_start:float=.3, # Fraction of the epochs in which the learning rate rises
     div:float=5., # The learning rate starts at its largest value divided by this
     **kwargs, # Passed to `fit_one_cycle`
@@ -378,7 +378,7 @@ def fine_tune(self:SSDLearner,
 # %% ../../nbs/train/03_learner.ipynb #83357280
 @patch(as_prop=True)
 def thresholds(self:SSDLearner): # A number, or one for each class by name
-    "The scores from which detections are shown: .3, unless `set_thresholds` has changed it"
+    "The minimum scores of the detections that are shown: .3, unless `set_thresholds` has changed it"
     own = getattr(get_model(self.model), 'thresholds', None)
     return .3 if own is None else own
 
@@ -386,7 +386,7 @@ def thresholds(self:SSDLearner): # A number, or one for each class by name
 def set_thresholds(self:SSDLearner,
     thresholds=None, # A number, or one for each class by name, as `mis.thresholds()` gives. None: back to .3
 ):
-    "Set the scores from which detections are shown, here and in every exported file"
+    "Set the minimum scores of the detections that are shown, here and in every exported file"
     if thresholds is not None: lowest(thresholds, self.dls.vocab)
     get_model(self.model).thresholds = thresholds
 
@@ -424,8 +424,8 @@ def _in_tiles(learn, photo, tiles, nms, **kwargs):
 @patch
 def predict_batch(self:SSDLearner,
     photos:list, # Paths, PIL images, arrays or tensors, as for `predict`
-    min_score:float=None, # Drop what scores less: a number, or one for each class by name. Default: `learn.thresholds`
-    nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+    min_score:float=None, # Drop detections that score less: a number, or one for each class by name. Default: `learn.thresholds`
+    nms:float=.45, # IoU above which two boxes of a class are the same object. None: no suppression
     tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
     **kwargs, # Passed to `select`: top_k, keep, vote
 )->list: # `Detections` for each photo, boxes in its pixels
@@ -444,11 +444,11 @@ def predict_batch(self:SSDLearner,
 @patch
 def predict(self:SSDLearner,
     item, # Path, PIL image, array or tensor: see `to_photo`
-    min_score:float=None, # Drop what scores less: a number, or one for each class by name. Default: `learn.thresholds`
-    nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+    min_score:float=None, # Drop detections that score less: a number, or one for each class by name. Default: `learn.thresholds`
+    nms:float=.45, # IoU above which two boxes of a class are the same object. None: no suppression
     tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
     **kwargs, # Passed to `select`: top_k, keep
-)->Detections: # Boxes in the pixels of the photo
+)->Detections: # Boxes in pixels of the photo
     "Detect objects on a new photo"
     return self.predict_batch([to_photo(item)], min_score, nms, tiles, **kwargs)[0]
 

@@ -112,7 +112,7 @@ def knee(
     i:int, # A steepest point
     step:int, # -1 for the left knee, 1 for the right
 )->int: # Index, or None if the recording ends before
-    "Where the gradient curve turns beside a steepest point"
+    "Where the gradient curve turns on one side of a steepest point"
     j,best,c = i+step,i+step,step*s.bend
     while 0<j<len(s.x)-1 and (c[j]>.8*c[best] or c[best]<=0): # the largest bend before it falls again
         if c[j]>=c[best]: best = j
@@ -290,7 +290,7 @@ def difference_noise(
     d:np.ndarray, # (n,) differences of losses
     width:float=.2, # Standard deviation of the weights, in units of `x`
 )->np.ndarray: # (n,) standard deviations, never falling
-    "The noise of differences, from how much neighbors differ"
+    "The noise of the differences, estimated from neighboring points"
     r,at = np.abs(np.diff(d))/2**.5,(x[1:]+x[:-1])/2
     w = np.exp(-.5*((at-x[:,None])/width)**2)
     sd = np.exp(w@np.log(r.clip(1e-9))/w.sum(1))/.53 # the mean of log|z| is log(.53)
@@ -408,7 +408,7 @@ def plot_drift(
     factor:float=3., # As in `lr_inflections`
     height:float=1.7, # Inches for each
 ):
-    "Looks at different moments, with their points and blow-ups: how the points drift"
+    "Draw looks from different moments, with their points and blow-ups, to see how the points drift"
     fig,axs = plt.subplots(len(looks),1,figsize=(7,height*len(looks)),sharex=True,squeeze=False)
     for ax,(title,look) in zip(axs[:,0],looks.items()):
         y,s,stop,pts,why = analyze_look(look, factor)

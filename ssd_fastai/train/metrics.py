@@ -150,7 +150,7 @@ def records_seen(
     start:int, # Photos seen before
     n:int, # Photos in this batch
 )->list: # `Record`s, or None where they are not known
-    "The records of a batch: those of the photos at these places of the pass"
+    "The records of the photos in a batch"
     items = getattr(dl.dataset, 'items', [])
     random = getattr(dl,'split_idx',1)==0 and isinstance(_resize(dl),RandomWindow)
     idxs = list(getattr(dl,'_DataLoader__idxs',range(len(items))))[start:start+n]
@@ -389,7 +389,7 @@ class IntervalMetric(Metric):
 def coco_metrics(
     stats:tuple=('AP','AP50'), # Which of `coco_names`
     max_dets:int=100, # Detections of a photo that count; more than COCO's 100 where photos have more objects
-    interval:bool=False, # Also the 95 % interval of AP, AP50 and AP75, by resampling the photos: two columns for each
+    interval:bool=False, # Add the 95 % interval of AP, AP50 and AP75, from resampling the photos? Two columns for each
 )->list: # Metrics for `ssd_learner`
     "COCO average precision as fastai metrics"
     stats = [stats] if isinstance(stats,str) else list(stats)

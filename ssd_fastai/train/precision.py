@@ -1,4 +1,4 @@
-"""Half the bits, and one kernel for the whole optimizer: what makes a training step fast, and where it is a trap
+"""Half the bits, and one kernel for the whole optimizer: what makes a training step fast, and where the traps are
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/train/precision.html.md"""
 

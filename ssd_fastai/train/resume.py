@@ -60,7 +60,7 @@ def remove_leftovers(
 
 # %% ../../nbs/train/07_resume.ipynb #9e2c11e0
 def save_atomic(
-    o, # Tensors, numbers and texts in lists and dictionaries: see `as_plain`
+    o, # Tensors, numbers and text in lists and dictionaries: see `as_plain`
     file:str|Path, # Where
 ):
     "Save so that a file of this name is always whole, with a fingerprint"
@@ -80,11 +80,11 @@ def load_checked(
     try: return torch.load(io.BytesIO(raw[32:]), map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError,RuntimeError,EOFError) as e:
         raise ValueError(f'{file} holds more than numbers and tensors: it was not saved by this version, or would '
-                         'run code. It is not opened. Delete it to start anew.') from e
+                         'run code. It is not opened. Delete it to start over.') from e
 
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c18
 def as_plain(
-    o, # Tensors, arrays, numbers, texts, and lists, tuples and dictionaries of them
+    o, # Tensors, arrays, numbers, text, and lists, tuples and dictionaries of them
 ): # The same as plain tensors, numbers, lists, tuples and dictionaries
     "What `torch.load` opens with `weights_only=True`"
     if o is None or type(o) in (bool,int,float,str): return o
@@ -94,7 +94,7 @@ def as_plain(
     if isinstance(o,dict): return {k:as_plain(v) for k,v in o.items()}
     if isinstance(o,tuple): return tuple(as_plain(v) for v in o)
     if isinstance(o,(list,L)): return [as_plain(v) for v in o]
-    raise TypeError(f'A checkpoint cannot hold {type(o).__name__}: only tensors, numbers, texts, and lists of them')
+    raise TypeError(f'A checkpoint cannot hold {type(o).__name__}: only tensors, numbers, text, and lists of them')
 
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c20
 def random_state()->dict: # Tensors and numbers only
@@ -130,7 +130,7 @@ _words = dict(lr='learning rate', wd='weight decay', mom='momentum')
 def _digits(o): return [_digits(v) for v in o] if isinstance(o,(list,tuple,L,np.ndarray)) else f'{float(o):.6g}'
 
 def schedule_identity(
-    learn, # At the start of a training
+    learn, # At the start of a training run
 )->dict: # Values by the name of the hyperparameter
     "Learning rate, weight decay and all that is scheduled, at eleven points of the training"
     res = {k:[h[k] for h in learn.opt.hypers] for k in ('lr','wd') if k in learn.opt.hypers[0]}
@@ -144,7 +144,7 @@ def _boxes_hash(model):
     return _hash([[round(v,4) for v in b] for b in boxes.tolist()]) if isinstance(boxes,Tensor) else None
 
 def training_identity(
-    learn, # At the start of a training
+    learn, # At the start of a training run
 )->dict: # By the words of the message
     "What tells one training from another"
     model = learn.model
@@ -162,7 +162,7 @@ _lists,_tracked = ('lrs','iters','losses','values'),('best','wait','new_best')
 def _of(learn, kind): return [c for c in learn.cbs if isinstance(c,kind)]
 
 def records(
-    learn, # In or after a training
+    learn, # In or after a training run
 )->dict:
     "What the recorder and the schedulers have written down"
     r = learn.recorder
@@ -190,7 +190,7 @@ def _with_state(learn):
     return [c for c in learn.cbs if hasattr(c,'state_dict') and hasattr(c,'load_state_dict')]
 
 def training_state(
-    learn, # Between two batches of a training
+    learn, # Between two batches of a training run
     done:int, # Batches of this epoch that are done
 )->dict: # Plain: see `as_plain`
     "Model, optimizer, place in the schedule, records and random state"
@@ -248,10 +248,10 @@ def begin_at(
 
 # %% ../../nbs/train/07_resume.ipynb #475454b0
 class Resumable(Callback):
-    "Save the whole state of a training every few batches, and go on from it when the same training is started again"
+    "Save the whole state of a training run every few batches, and continue from it when you start the same run again"
     order,run_valid = 90,False
     def __init__(self,
-        file:str|Path, # Checkpoint. Delete it to start anew
+        file:str|Path, # Checkpoint. Delete it to start over
         every:int=50, # Batches between checkpoints
     ):
         if every<1: raise ValueError(f'every={every}: it is a number of batches, 1 or more')
@@ -284,7 +284,7 @@ def _which(self:Resumable, now):
 def _check(self:Resumable, then, now):
     "Stop if the checkpoint is of another training"
     bad = [k for k in {**now,**then} if now.get(k)!=then.get(k)]
-    if bad: raise ValueError(f'{self.file} is from another training: {", ".join(bad)} differ. Delete it to start anew.')
+    if bad: raise ValueError(f'{self.file} is from another training: {", ".join(bad)} differ. Delete it to start over.')
 
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c36
 @patch
