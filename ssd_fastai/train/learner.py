@@ -345,7 +345,7 @@ def _tell_plan(learn, epochs, freeze_epochs, lr, lr_mult):
           f'({_steps_text(epochs,len(learn.dls.train))})')
 
 def _usual_plan(learn):
-    "(learning rate, frozen epochs, what the body's learning rate is divided by), by situation"
+    "(learning rate, frozen epochs, what the body's learning rate is divided by), depending on the model"
     m = get_model(learn.model)
     normed = any(isinstance(o,nn.modules.batchnorm._BatchNorm) for o in m.body.modules())
     if normed and m.head.neck is not None: return 4e-3,0,1.
@@ -356,9 +356,9 @@ def _usual_plan(learn):
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:SSDLearner,
     epochs:int, # Epochs with everything trained
-    base_lr:float=None, # Learning rate of the head. After frozen epochs, half of it. Default: by photos and weights
-    freeze_epochs:int=None, # Epochs with the body frozen, before that. Default: by photos and weights
-    lr_mult:float=None, # The body's learning rate is the head's divided by this. Default: by photos and weights
+    base_lr:float=None, # Learning rate of the head. After frozen epochs, half of it. Default: depends on the model
+    freeze_epochs:int=None, # Epochs with the body frozen, before that. Default: depends on the model
+    lr_mult:float=None, # The body's learning rate is the head's divided by this. Default: depends on the model
     pct_start:float=.3, # Fraction of the epochs in which the learning rate rises
     div:float=5., # The learning rate starts at its largest value divided by this
     **kwargs, # Passed to `fit_one_cycle`
