@@ -392,7 +392,7 @@ def set_thresholds(self:SSDLearner,
 
 @patch
 def eval_model(self:SSDLearner)->SSD: # On the device of the data, ready to predict
-    "The model for prediction: nothing is dropped out, and batch norm uses what it has learned"
+    "The model for prediction: no dropout, and batch norm uses its running statistics"
     self.dls.to(self.dls.device)
     m,device = self.model,torch.device(self.dls.device or 'cpu')
     if next(m.parameters()).device!=device: m.to(device)

@@ -168,14 +168,14 @@ def _why_none(steep, stop, min_fall):
     return why+_explodes(stop)
 
 def _no_descent(s, z):
-    "Why there is no descent with a lowest point of the gradient"
+    "Why there is no descent with a clear minimum of the gradient"
     why = 'Nowhere does the loss fall by more than its noise: the gradient stays in its band. There is no inflection point.'
     if (-s.slope>z*s.err).any(): why = 'The loss falls, but nowhere clearly most steeply: there is no inflection point.'
     return why
 
 # %% ../../nbs/train/04_lr.ipynb #6ef3eeeb
 def _points(s, steep, factor, stop):
-    "The steepest points and their knees as `LRPoint`s, except for those too near the blow-up"
+    "The steepest points and their knees as `LRPoint`s, except those too near the blow-up"
     found = set()
     for i in steep:
         knees = [j for j in (knee(s,i,-1),knee(s,i,1)) if j is not None]
@@ -238,7 +238,7 @@ def _mark(ax, s, y, pts, pair, stop, last):
 
 # %% ../../nbs/train/04_lr.ipynb #5c9e803d
 def _plot(lrs, losses, s, stop, pts, why, lr, pair, figsize, z=3.5):
-    "Draw loss and gradient with the points, and the band of noise around the gradient"
+    "Draw loss and gradient with the points, and the noise band around the gradient"
     fig,(a,b) = plt.subplots(2,1,figsize=figsize,sharex=True)
     a.semilogx(lrs, losses, '.', ms=3, color='lightsteelblue')
     a.set_ylabel('loss')

@@ -27,7 +27,7 @@ from ..ssd.detect import Detections
 
 # %% ../../nbs/train/00_metrics.ipynb #f64ab2f0
 class CocoEvaluator:
-    "COCO average precision over a whole data set, through pycocotools"
+    "COCO average precision over a whole data set, computed by pycocotools"
     def __init__(self,
         max_dets:int=None, # Detections per photo that count. Default: 100, or more if a photo has more objects
     ):
@@ -67,7 +67,7 @@ def add(self:CocoEvaluator,
     det:Detections, # What was found on a photo
     boxes:Tensor, # (n, 4) corners of the objects on it, in pixels of the photo
     labels:Tensor, # (n,) positions of their classes in `vocab`
-    ignore:Tensor=None, # (n,) objects that may be found or missed: crowds, difficult ones; COCO's `iscrowd`
+    ignore:Tensor=None, # (n,) objects that need not be found (crowds, difficult ones): COCO's `iscrowd`
     number:int=None, # Position of the photo in its data set, if several processes share the set
 ):
     "Add a photo"
@@ -117,7 +117,7 @@ def _mean(p): return float(p[p>-1].mean()) if (p>-1).any() else float('nan')
 def summary(
     ev:CocoEvaluator, # With photos added
     areas:bool=True, # Also the numbers for small, medium and large objects?
-)->pd.Series: # The twelve numbers, or six of them, 0 to 1
+)->pd.Series: # The twelve numbers, or six of them, from 0 to 1
     "COCO's summary (Lin et al. 2014; cocodataset.org, detection evaluation)"
     r,names = ev.run(areas),[n for n in coco_names if areas or n not in _sized]
     if r is None: return pd.Series(0. if ev.anns else np.nan, names)
@@ -287,9 +287,9 @@ def weighted_aps(
 def resample(
     n_photos:int, # Photos in the set
     n:int=1000, # Resamples
-    seed:int=42, # The same seed draws the same photos
+    seed:int=42, # With the same seed you draw the same photos
 )->np.ndarray: # (n, n_photos) how often each photo was drawn
-    "Bootstrap: as many photos, drawn with replacement (Efron 1979)"
+    "Bootstrap: draw as many photos as there are, with replacement (Efron 1979)"
     return np.random.default_rng(seed).multinomial(n_photos, np.full(n_photos,1/n_photos), size=n).astype(float)
 
 def tails(
@@ -302,7 +302,7 @@ def tails(
 
 # %% ../../nbs/train/00_metrics.ipynb #88d61c14
 coco_ious = np.linspace(.5,.95,10)
-_at = {'AP':slice(None), 'AP50':slice(0,1), 'AP75':slice(5,6)} # which of COCO's ten IoUs
+_at = {'AP':slice(None), 'AP50':slice(0,1), 'AP75':slice(5,6)} # which of COCO's ten IoU thresholds
 
 def _curve(rows, t):
     "What `weighted_aps` needs to know about a class, from COCO's evaluation of each photo at IoU number `t`"
@@ -323,7 +323,7 @@ def interval(self:CocoEvaluator,
     level:float=.95, # Confidence
     seed:int=42, # The same seed gives the same interval
 )->tuple: # (low, high)
-    "How much AP would move with other photos of the same kind: bootstrap over photos"
+    "How much AP would move with other photos of the same kind: a bootstrap over the photos"
     r,photos = self.run(),len(self.images)
     if r is None: return float('nan'),float('nan')
     w,per = resample(photos,n,seed),len(r.params.areaRng)*photos

@@ -73,7 +73,7 @@ def precision_cbs(
     device:str='cpu', # Type of the device to train on
     model:nn.Module=None, # For 'auto': timed if the CPU has bf16
     size:tuple=None, # (height, width) of the photos
-    bf16:bool=None, # Does the CPU have bf16? Default: ask it
+    bf16:bool=None, # Does the CPU have bf16? Default: check
 )->list: # Callbacks
     "Callbacks for a precision"
     known = ('auto','fp32','bf16','fp16')
