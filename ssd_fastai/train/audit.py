@@ -42,7 +42,7 @@ def _lost(o):
 def outside(
     model:nn.Module, # A model
 )->list: # (where, layer or tensor)
-    "Layers and trainable tensors that a model holds without their being part of it"
+    "Layers and trainable tensors that are attached to a model without being part of it"
     known,seen,found = {id(o) for o in [*model.modules(),*model.parameters()]},set(),[]
     def look(where, o):
         if isinstance(o,_plain) or id(o) in seen|known: return
@@ -206,7 +206,7 @@ def _batch_rows(records, xb, box, label, n_classes):
 def check_first_batch(self:SSDLearner,
     within:float=2., # Warn if the loss is more than this many times the expected one
 )->pd.DataFrame: # A row for each check: what was found, and whether it is all right
-    "Labels, boxes and the loss of the first training batch, before you train; nothing is changed"
+    "Check labels, boxes and the loss of the first training batch, before you train; nothing is changed"
     self.need_photos()
     with unchanged(self):
         dl = self.dls.train
@@ -267,7 +267,7 @@ def one_batch_overfit(self:SSDLearner,
 
 # %% ../../nbs/train/06_audit.ipynb #7512d922
 def _only(dl, i):
-    "A loader of photo `i` alone"
+    "A loader with only photo `i`"
     n = len(dl.dataset)
     if not 0<=i<n: raise IndexError(f'There is no photo {i}: this set has {n}, from 0 to {n-1}')
     return dl.new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
@@ -283,10 +283,10 @@ def _as_background(scores, background):
 def show_mined(self:SSDLearner,
     i:int=0, # Which photo
     split:int=1, # 0 for training, 1 for validation
-    n:int=40, # Number of hard negatives drawn, the hardest
+    n:int=40, # Number of hard negatives to draw, hardest first
     axs=None, # Two axes to draw on
 ): # The axes
-    "The default boxes that are matched to the objects of a photo, and the hardest negatives of the model as it is now"
+    "Show the default boxes matched to the objects of a photo, and the hardest negatives of the model as it is now"
     self.need_photos(split)
     m,dl = self.eval_model(),_only(self.dls.loaders[split],i)
     xb,bb,lb = dl.one_batch()

@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 
 # %% ../../nbs/train/09_average.ipynb #c8555a2d
 def _follow(decay):
-    "How PyTorch's averaged model moves: by `decay`, and closely in the first steps"
+    "How PyTorch's averaged model moves: by `decay`, but more closely in the first steps"
     def move(averages, weights, n): get_ema_multi_avg_fn(min(decay, (1+int(n))/(10+int(n))))(averages, weights, n)
     return move
 

@@ -222,7 +222,7 @@ def _neck(neck, body, width, use_body):
     return TopDown(body.chs, width) if neck and use_body else None
 
 def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cut, neck, width, **kwargs):
-    "Body, default boxes for its grids, and a head whose bias is counted on the training set"
+    "Body, default boxes for its grids, and a head with its bias estimated from the training set"
     asked,background = strides or isinstance(boxes,str),kind=='multibox'
     strides = _strides(dls, boxes, strides, k)
     try: body = pretrained_body(arch, strides, pretrained, cut, weights)
@@ -284,7 +284,7 @@ def _loss_args(dls, class_weight, loss_kw):
 def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes; loaders of fastai's own blocks are converted
     arch, # A function that makes a torchvision or fastai model, the name of a timm model, or a published detector
-    pretrained:bool=True, # Start from ImageNet weights (from a package, such as the extra [lite], or downloaded)?
+    pretrained:bool=True, # Start from ImageNet weights (from a package, as with the extra [lite], or downloaded)?
     boxes=None, # `DefaultBoxes`, or the name of a published set. Default: fitted to the training set
     strides:tuple=None, # Strides of the maps with a head; those beyond the body's are added. Default: `choose_strides`
     k:int=4, # Default boxes in each cell, when they are fitted
@@ -293,7 +293,7 @@ def ssd_learner(
     boosters:int=0, # Extra convolutions before the heads of the body's maps, for small objects
     width:int=None, # Channels of neck, boosters and added maps. Default: 64, and 256 without a neck
     drop:float=0., # Dropout in the head
-    bias:float=None, # Bias of the classes before training. Default: counted on the training set (`class_priors`)
+    bias:float=None, # Bias of the classes before training. Default: estimated from the training set (`class_priors`)
     class_weight:str|dict=None, # Weights of the classes in the loss: None, 'balanced', or a dictionary by name
     loss_kw:dict=None, # More arguments for `SSDLoss`: min_neg, neg_ratio, box_kind, box_weight, …
     cut=None, # Where to cut the body, as in `create_body`

@@ -173,7 +173,7 @@ def ignored_objects(
     r, # `Record`
     dl, # DataLoader that the photo comes from
 )->Tensor: # (n,) mask
-    "Which objects of a photo are ignored (crowds, difficult ones), according to the loader's settings"
+    "Which objects of a photo are ignored (crowds and difficult ones), according to the loader's settings"
     fs = (t for tl in getattr(dl.dataset,'tls',[]) for t in tl.tfms.fs)
     flags = next((t.ignore for t in fs if isinstance(t,RecordLabels)), ())
     return torch.tensor([isinstance(l,Ignored) for l in record_labels(r,flags)], dtype=torch.bool)

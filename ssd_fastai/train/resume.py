@@ -130,7 +130,7 @@ _words = dict(lr='learning rate', wd='weight decay', mom='momentum')
 def _digits(o): return [_digits(v) for v in o] if isinstance(o,(list,tuple,L,np.ndarray)) else f'{float(o):.6g}'
 
 def schedule_identity(
-    learn, # At the start of a training run
+    learn, # A learner at the start of a training run
 )->dict: # Values, keyed by hyperparameter
     "Learning rate, weight decay and everything scheduled, at eleven points of the training run"
     res = {k:[h[k] for h in learn.opt.hypers] for k in ('lr','wd') if k in learn.opt.hypers[0]}
@@ -144,7 +144,7 @@ def _boxes_hash(model):
     return _hash([[round(v,4) for v in b] for b in boxes.tolist()]) if isinstance(boxes,Tensor) else None
 
 def training_identity(
-    learn, # At the start of a training run
+    learn, # A learner at the start of a training run
 )->dict: # Keyed by the words of the message
     "What distinguishes one training run from another"
     model = learn.model
