@@ -28,7 +28,7 @@ _plain = (str, bytes, int, float, bool, type, type(None), FunctionType, BuiltinF
           torch.Size, torch.dtype, torch.device)
 
 def _inside(o):
-    "What an ordinary object contains, with its name"
+    "What an ordinary object contains, with names"
     if isinstance(o,dict): return [(f'[{k!r}]',v) for k,v in o.items()]
     if isinstance(o,(list,tuple,set,frozenset)): return [(f'[{i}]',v) for i,v in enumerate(o)]
     return [(f'.{k}',v) for k,v in getattr(o,'__dict__',{}).items()]
@@ -42,7 +42,7 @@ def _lost(o):
 def outside(
     model:nn.Module, # A model
 )->list: # (where, layer or tensor)
-    "Layers and trainable tensors that hang on a model without being part of it"
+    "Layers and trainable tensors that are attached to a model without being part of it"
     known,seen,found = {id(o) for o in [*model.modules(),*model.parameters()]},set(),[]
     def look(where, o):
         if isinstance(o,_plain) or id(o) in seen|known: return
@@ -83,12 +83,12 @@ def _lr_of_0(opt):
 
 # %% ../../nbs/train/06_audit.ipynb #5ae442ff
 def trial(
-    model:nn.Module, # A copy: it is changed
-    opt, # Its optimizer: changed as well
+    model:nn.Module, # A copy: it will be changed
+    opt, # Its optimizer: it will be changed, too
     loss_func, # Its loss
     batches:list, # (photos, targets …)
 ): # (names that the loss does not reach, names with a gradient of 0, names that did not move)
-    "Train for a few steps and write down what happens to each parameter"
+    "Train for a few steps and record what happens to each parameter"
     opt.unfreeze()
     ps,zero,alive = dict(model.named_parameters()),_lr_of_0(opt),set()
     was = {n:p.detach().clone() for n,p in ps.items()}
@@ -103,7 +103,7 @@ def trial(
 
 # %% ../../nbs/train/06_audit.ipynb #c423a5a0
 def _faults(params, unused, dead, still, off, known):
-    "Rows for the table: the cause rather than all that follows from it"
+    "Rows for the table: the cause rather than everything that follows from it"
     for n,p in params.items():
         why = []
         if id(p) in off: why.append('switched off: requires_grad is False, but its group is not frozen')
@@ -126,7 +126,7 @@ def _outside_row(where, o):
     return where,'',f'outside of the model ({count(o):,} parameters): use nn.ModuleList or nn.ModuleDict'
 
 def _published_row(model):
-    "A row if a published model has another number of parameters than its layers should; what to print about it"
+    "A row if a published model has a different number of parameters than its layers should; what to print"
     if not hasattr(model,'published'): return [],''
     n,want,name = count(model),count(model.published.layers(model)),model.published.name
     said = f'{n:,} parameters, but the published layers have {want:,} for these classes and default boxes'
@@ -149,7 +149,7 @@ def _copies(learn, steps):
 def audit(self:SSDLearner,
     steps:int=3, # Batches to try
 )->pd.DataFrame: # A row for each parameter or layer in trouble: what, shape, problem
-    "Find parameters that do not train: outside of the model, without gradient, not in the optimizer, or not moving"
+    "Find parameters that do not train: outside of the model, without a gradient, not in the optimizer, or stuck"
     self.need_photos()
     with no_random():
         model,opt,loss_func,batches = _copies(self, steps)
@@ -184,7 +184,7 @@ def _first_losses(learn, xb, yb):
 
 # %% ../../nbs/train/06_audit.ipynb #42dde88c
 def _outside_photo(box, real):
-    "(B,) photos with a box that leaves the photo, has no area, or is no number"
+    "(B,) photos with a box that leaves the photo, has no area, or is not a number"
     out = ((box<-1e-3)|(box>1+1e-3)|~torch.isfinite(box)).any(-1)|(box[...,2:]<=box[...,:2]).any(-1)
     return (out&real).any(1)
 
@@ -204,9 +204,9 @@ def _batch_rows(records, xb, box, label, n_classes):
 @patch
 @torch.no_grad()
 def check_first_batch(self:SSDLearner,
-    within:float=2., # Warn if the loss is more than so many times the expected one
+    within:float=2., # Warn if the loss is more than this many times the expected one
 )->pd.DataFrame: # A row for each check: what was found, and whether it is all right
-    "Labels, boxes and the loss of the first training batch, before the training; nothing is changed"
+    "Check labels, boxes and the loss of the first training batch, before you train; nothing is changed"
     self.need_photos()
     with unchanged(self):
         dl = self.dls.train
@@ -267,7 +267,7 @@ def one_batch_overfit(self:SSDLearner,
 
 # %% ../../nbs/train/06_audit.ipynb #7512d922
 def _only(dl, i):
-    "A loader of photo `i` alone"
+    "A loader with only photo `i`"
     n = len(dl.dataset)
     if not 0<=i<n: raise IndexError(f'There is no photo {i}: this set has {n}, from 0 to {n-1}')
     return dl.new(shuffle=False, num_workers=0, bs=1, drop_last=False, get_idxs=lambda: [i])
@@ -283,10 +283,10 @@ def _as_background(scores, background):
 def show_mined(self:SSDLearner,
     i:int=0, # Which photo
     split:int=1, # 0 for training, 1 for validation
-    n:int=40, # Number of hard negatives drawn, the hardest
+    n:int=40, # Number of hard negatives to draw, hardest first
     axs=None, # Two axes to draw on
 ): # The axes
-    "The default boxes that are matched to the objects of a photo, and the hardest negatives of the model as it is now"
+    "Show the default boxes matched to the objects of a photo, and the hardest negatives of the model as it is now"
     self.need_photos(split)
     m,dl = self.eval_model(),_only(self.dls.loaders[split],i)
     xb,bb,lb = dl.one_batch()

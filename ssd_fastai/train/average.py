@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 
 # %% ../../nbs/train/09_average.ipynb #c8555a2d
 def _follow(decay):
-    "How PyTorch's averaged model moves: by `decay`, and closely in the first steps"
+    "How PyTorch's averaged model moves: by `decay`, but more closely in the first steps"
     def move(averages, weights, n): get_ema_multi_avg_fn(min(decay, (1+int(n))/(10+int(n))))(averages, weights, n)
     return move
 
@@ -22,14 +22,14 @@ def _averaged(model, decay): return AveragedModel(model, multi_avg_fn=_follow(de
 
 # %% ../../nbs/train/09_average.ipynb #7287186a
 class EMA(Callback):
-    "Keep an exponential moving average of the weights: it is validated, and at the end it is the model"
+    "Keep an exponential moving average of the weights: it is what gets validated, and at the end it becomes the model"
     order,run_valid = 75,False # after those that save the best epoch
     def __init__(self,
         decay:float=.995, # The fraction that the average keeps at each step
     ):
         if not 0<decay<1: raise ValueError(f'decay={decay}: a fraction between 0 and 1, such as .995')
         self.decay,self.average,self.raw = decay,None,None
-    def before_fit(self): self.average = self.raw = None # also what an interrupted training has left
+    def before_fit(self): self.average = self.raw = None # also after an interrupted run
     def before_train(self):
         if hasattr(self.learn,'lr_finder'): return
         if self.average is None: self.average = _averaged(self.model, self.decay)
@@ -40,14 +40,14 @@ class EMA(Callback):
 # %% ../../nbs/train/09_average.ipynb #0308764e
 @patch
 def before_validate(self:EMA):
-    "Validate the average, and keep the weights aside"
+    "Validate the average, and set the weights aside"
     if self.average is None: return # `learn.validate`, or a search for the learning rate
     self.raw = {k:v.clone() for k,v in self.model.state_dict().items()}
     self.model.load_state_dict(self.average.module.state_dict())
 
 @patch
 def after_epoch(self:EMA):
-    "Train on with the weights; after the last epoch the average stays"
+    "Continue training with the weights; after the last epoch the average stays"
     if self.raw is not None and self.learn.epoch+1<self.learn.n_epoch: self.model.load_state_dict(self.raw)
     self.raw = None
 
@@ -61,7 +61,7 @@ def state_dict(self:EMA)->dict: # Empty between two training runs
 def load_state_dict(self:EMA,
     state:dict, # From `state_dict`
 ):
-    "Go on from an average"
+    "Continue from an average"
     if not state: return
     self.average = _averaged(self.model, self.decay)
     self.average.load_state_dict(state)

@@ -37,7 +37,7 @@ def distrib(self:SSDLearner,
     sync_bn:bool=None, # Batch norm over all processes? Default: on GPUs
     **kwargs, # Passed to Accelerate's `Accelerator`
 ):
-    "fastai's `distrib_ctx`, on a CPU as well; with one process it does nothing"
+    "fastai's `distrib_ctx`, which also works on a CPU here; with one process it does nothing"
     if num_distrib()<2:
         yield self
         return

@@ -38,7 +38,7 @@ def groups(self:Learner)->pd.DataFrame: # A row for each parameter group: layers
 # %% ../../nbs/train/05_groups.ipynb #2d5261ac
 @patch(as_prop=True)
 def frozen(self:Learner)->bool:
-    "Is the body frozen? (Its batch norm may train all the same: that is how fastai freezes)"
+    "Is the body frozen? (Its batch norm may still train: that is how fastai freezes)"
     body = getattr(self.model,'body',None)
     if body is None: body = nn.ModuleList(list(self.model.children())[:1])
     ps = [p for m in body.modules() if not isinstance(m,bn_types) for p in m.parameters(recurse=False)]
@@ -69,10 +69,10 @@ class GroupRates(Callback):
 # %% ../../nbs/train/05_groups.ipynb #04c10dce
 @patch
 def plot(self:GroupRates,
-    names:tuple=('body','head'), # Of the groups
+    names:tuple=('body','head'), # Names of the groups
     ax=None, # Axes. Default: new ones
 ):
-    "The learning rate of each group over the training"
+    "Plot the learning rate of each group over the training run"
     ax = ax or plt.subplots(figsize=(6,3))[1]
     for n,r in zip(names, np.array(self.rates).T): ax.semilogy(r, label=n)
     ax.set(xlabel='batch', ylabel='learning rate')

@@ -1,4 +1,4 @@
-"""Stop early, and say which photo it was
+"""Stop early, and name the photo that caused it
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/train/guards.html.md"""
 
@@ -26,10 +26,10 @@ from .precision import CPUBf16
 
 # %% ../../nbs/train/02_guards.ipynb #34e66780
 def batch_records(
-    dl, # fastai DataLoader that is being iterated
+    dl, # The fastai DataLoader that is being iterated
     i:int, # Number of the batch in this pass, from 0
 )->list: # `Record`s, in the order of the batch
-    "The records that a batch was made of"
+    "The records that a batch was made from"
     idxs = list(getattr(dl,'_DataLoader__idxs',range(dl.n)))
     return [dl.dataset.items[j] for j in idxs[i*dl.bs:(i+1)*dl.bs]]
 
@@ -71,7 +71,7 @@ def _bad_weights(learn):
 
 # %% ../../nbs/train/02_guards.ipynb #15ee741e
 def why_nan(
-    learn, # In the middle of a batch whose loss is NaN or infinite
+    learn, # A learner in the middle of a batch whose loss is NaN or infinite
 )->str: # What is wrong, and in which files
     "The first thing in a batch that is NaN or infinite"
     rs = batch_records(learn.dl, learn.iter)
@@ -84,7 +84,7 @@ def why_nan(
 
 # %% ../../nbs/train/02_guards.ipynb #abd5c837
 class NaNGuard(Callback):
-    "Stop when the loss is NaN or infinite, and say where that came from"
+    "Stop when the loss is NaN or infinite, and say where it came from"
     order = -5
     def _where(self):
         part = 'training' if self.learn.training else 'validation'
@@ -109,7 +109,7 @@ class NaNGuard(Callback):
 def unchanged(
     learn:Learner, # Any learner
 ):
-    "What happens inside leaves the model, the optimizer and the random state as they were"
+    "Whatever happens inside leaves the model, the optimizer and the random state as they were"
     ms,opt,loaders = list(learn.model.modules()),learn.opt,learn.dls.loaders
     state,modes = deepcopy(learn.model.state_dict()),[m.training for m in ms]
     averages = deepcopy(opt.state_dict()) if opt else None
@@ -128,9 +128,9 @@ def unchanged(
 
 # %% ../../nbs/train/02_guards.ipynb #186df5f5
 def check_loaders(
-    dls, # What should be `BBoxDataLoaders`
+    dls, # Should be `BBoxDataLoaders`
 ):
-    "Refuse loaders that are not of this library, and say how to make them"
+    "Refuse loaders that are not from this library, and say how to make the right ones"
     if isinstance(dls,BBoxDataLoaders): return
     raise TypeError(f"fastai's {type(dls).__name__} does not hold boxes in the form this library needs. Make the "
                     'loaders with BBoxDataLoaders.from_annotations(train, valid, size=224), from_coco, from_voc, '
@@ -150,7 +150,7 @@ def _check_monitor(learn, monitor):
 
 # %% ../../nbs/train/02_guards.ipynb #3c13ebfc
 def check_callback(
-    learn:Learner, # Where it is going to run
+    learn:Learner, # The learner that it will run in
     c, # A callback, or its class
 ):
     "Refuse a callback that cannot work with boxes"
@@ -167,22 +167,22 @@ def check_callback(
 # %% ../../nbs/train/02_guards.ipynb #5986b41a
 def loader_vocab(
     dl, # A DataLoader
-)->list: # Object classes in order, without background. None if it has no labels of ours
+)->list: # Object classes in order, without background. None if its labels were not made by this library
     "The classes of a loader"
     fs = (t for tl in getattr(dl.dataset,'tls',[]) for t in tl.tfms.fs)
     return next((list(t.vocab)[1:] for t in fs if isinstance(t,BoxCategorize)), None)
 
 def loader_size(
     dl, # A DataLoader
-)->tuple: # (height, width). None if nothing brings photos to a size
-    "The size of the photos of a loader"
+)->tuple: # (height, width). None if nothing resizes its photos
+    "The size to which a loader resizes its photos"
     return next((tuple(t.size) for t in dl.after_item if isinstance(t,BoxResize)), None)
 
 # %% ../../nbs/train/02_guards.ipynb #de6c351b
 def differences(
     dl, # A DataLoader
-    own, # Another one
-)->list: # Of 'classes', 'size' and 'normalization', those that differ
+    own, # Another DataLoader
+)->list: # Which of 'classes', 'size' and 'normalization' differ
     "What two loaders disagree about"
     pairs = dict(classes=loader_vocab(dl) in (None,loader_vocab(own)), size=loader_size(dl) in (None,loader_size(own)),
                  normalization=same_stats(loader_stats(dl),loader_stats(own)))
@@ -192,9 +192,9 @@ def differences(
 def same_classes(
     have:list, # Classes of a model
     want:list, # Classes of the loaders
-    what:str, # Whose classes, for the message: 'This model is'
+    what:str, # How the message begins: 'This model is'
 )->list: # For each class of `want`, its position in `have`. None if they are in order
-    "Refuse other classes; for the same ones, how to reorder them"
+    "Refuse different classes; for the same ones, say how to reorder them"
     order = class_order(have, want)
     if order is None:
         raise ValueError(f"{what} for the classes {', '.join(map(str,have))}, but these photos have "
@@ -205,10 +205,10 @@ def same_classes(
 def same_input(
     size:tuple, # (height, width) of a model
     stats:tuple, # (mean, std) that it was trained with, or None
-    dls:BBoxDataLoaders, # Loaders for it
-    what:str, # Whose size, for the message: 'This model is'
+    dls:BBoxDataLoaders, # Loaders meant for it
+    what:str, # How the message begins: 'This model is'
 ):
-    "Refuse loaders of another size or normalization"
+    "Refuse loaders with another size or normalization"
     if tuple(size)!=tuple(dls.size):
         raise ValueError(f'{what} for photos of {tuple(size)} (height, width), but these loaders make '
                          f'{tuple(dls.size)}: default boxes belong to a size. Pass size={tuple(size)} to the loaders.')

@@ -82,7 +82,7 @@ def _check_fit(self:SSDLearner, cbs):
     self.need_photos()
     for c in [*self.cbs,*cbs]: check_callback(self, c)
     if not self._one_set(): return
-    warn_caller('Loss and model had different default boxes: the loss uses those of the model now')
+    warn_caller('Loss and model had different default boxes: the loss now uses those of the model')
 
 # %% ../../nbs/train/03_learner.ipynb #3dcaf0c8
 @patch(as_prop=True)
@@ -103,7 +103,7 @@ def _one_set(self:SSDLearner)->bool: # Did they differ?
 # %% ../../nbs/train/03_learner.ipynb #cc98ba1d
 @patch
 def _take_loaders(self:SSDLearner, new):
-    "Compare new loaders with the model; put its classes in their order"
+    "Compare new loaders with the model, and put its classes in their order"
     old,loss = self.dls,self.loss_func
     if new is old: return
     check_loaders(new)
@@ -129,14 +129,14 @@ def _loss(model, kind, device, box_kind='smooth_l1', like=None, **kwargs):
     return cls(boxes_of(model).boxes, kind, model.coder, box_kind=box_kind, like=like, **kwargs)
 
 def _callbacks(precision, device, model, size, pretrained, cbs):
-    "Precision, the guard, yours, and clipping for a body from scratch"
+    "Callbacks for precision, the guard, your own, and gradient clipping for a body from scratch"
     cbs = [*precision_cbs(precision,device,model,size), NaNGuard(), *L(cbs)]
     clips = any(c is GradientClip or isinstance(c,GradientClip) for c in cbs)
     return cbs if pretrained or clips else [*cbs,GradientClip(30.)]
 
 # %% ../../nbs/train/03_learner.ipynb #2c2ca796
 def _check_parts(dls, model, loss_func):
-    "Refuse a loss whose columns differ from the model's, and too many objects; warn if none can be learned"
+    "Refuse a loss whose columns differ from the model's, and too many objects on a photo; warn if none can be learned"
     if getattr(loss_func,'background',model.background)!=model.background:
         raise ValueError("The loss and the model disagree about a background column: 'multibox' has one, 'bce' and "
                          "'focal' have none. Pass the same kind to both.")
@@ -153,13 +153,13 @@ def _check_parts(dls, model, loss_func):
 # %% ../../nbs/train/03_learner.ipynb #5ece67d3
 def model_learner(
     dls:BBoxDataLoaders, # Photos with boxes
-    model:SSD, # For their size and classes
+    model:SSD, # A model for their size and classes
     pretrained:bool, # Does the body come from weights? Then it starts frozen
     kind:str, # Classification loss: 'multibox', or 'bce' or 'focal' for a model without a background column
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16': see `precision_cbs`
     loss_func=None, # Default: `SSDLoss` of this `kind`, on a GPU `PaddedSSDLoss`
     cbs=None, # More callbacks
-    loss_kw:dict=None, # More for `SSDLoss`: class_weight, min_neg, neg_ratio, box_kind, …
+    loss_kw:dict=None, # More arguments for `SSDLoss`: class_weight, min_neg, neg_ratio, box_kind, …
     **kwargs, # Passed to `Learner`: metrics, opt_func, lr, wd, path, …
 )->SSDLearner: # Frozen, if pretrained
     "A learner for a model that you have built"
@@ -168,7 +168,7 @@ def model_learner(
     if device in ('cpu','cuda'): model = model.to(memory_format=torch.channels_last)
     loss_func = loss_func or _loss(model, kind, device, **(loss_kw or {}))
     _check_parts(dls, model, loss_func)
-    if getattr(model,'kept',None) is not None: kwargs.setdefault('train_bn',False) # a detector's: frozen is all of it
+    if getattr(model,'kept',None) is not None: kwargs.setdefault('train_bn',False) # freeze a detector's batch norm, too
     cbs = _callbacks(precision, device, model, dls.size, pretrained, cbs)
     learn = SSDLearner(dls, model, loss_func, splitter=ssd_split, cbs=cbs, **kwargs)
     learn.pretrained,model.tiles = pretrained,Tiles.fitted(dls.records[0])
@@ -191,7 +191,7 @@ def _strides(dls, boxes, strides, k):
     return list(res)
 
 def _default_boxes(dls, body, strides, boxes, k):
-    "Default boxes for the grids of a body, with a warning where they fit the objects badly"
+    "Default boxes for the grids of a body, with a warning if they fit the objects badly"
     grids,train,fitted = feature_grids(body, strides, dls.size),Annotations(dls.records[0],dls.vocab),boxes is None
     if fitted: boxes = fit_default_boxes(train, grids, k, zooms=zooms_of(dls.train.after_item))
     if isinstance(boxes,str): boxes = published_boxes(boxes, grids)
@@ -217,12 +217,12 @@ def _body_input(dls, arch, weights):
     return dls
 
 def _neck(neck, body, width, use_body):
-    "The neck asked for: a module, a top-down path, or none"
+    "The neck you asked for: a module, a top-down path, or none"
     if isinstance(neck,nn.Module): return neck
     return TopDown(body.chs, width) if neck and use_body else None
 
 def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cut, neck, width, **kwargs):
-    "Body, default boxes for its grids, and a head whose bias is counted on the training set"
+    "Body, default boxes for its grids, and a head with its bias estimated from the training set"
     asked,background = strides or isinstance(boxes,str),kind=='multibox'
     strides = _strides(dls, boxes, strides, k)
     try: body = pretrained_body(arch, strides, pretrained, cut, weights)
@@ -242,7 +242,7 @@ def _own_model(dls, arch, pretrained, weights, boxes, bias, strides, k, kind, cu
     return model
 
 # %% ../../nbs/train/03_learner.ipynb #b7a1dfce
-_parts = dict(strides=None, k=4, kind='multibox', neck=True, boosters=0, width=None, drop=0., cut=None) # of your own
+_parts = dict(strides=None, k=4, kind='multibox', neck=True, boosters=0, width=None, drop=0., cut=None) # defaults
 
 def _check_published(arch, asked):
     "Refuse arguments that a published model sets itself"
@@ -265,7 +265,7 @@ def _published_model(dls, arch, pretrained, weights, boxes, bias, **kwargs):
 
 # %% ../../nbs/train/03_learner.ipynb #feaa0500
 def _check_arch(arch, kwargs):
-    "Refuse torchvision's detectors, and arguments of a published detector for a body"
+    "Refuse torchvision's detectors, and arguments that only a published detector takes"
     if getattr(arch,'__module__','').startswith('torchvision.models.detection'):
         raise ValueError(f'{arch.__name__} of torchvision has its own loss and resizing. The published detectors of '
                          'this library: from ssd_fastai.all import ssd300_vgg16, ssdlite320_mobilenet_v3_large')
@@ -284,7 +284,7 @@ def _loss_args(dls, class_weight, loss_kw):
 def ssd_learner(
     dls:BBoxDataLoaders, # Photos with boxes; loaders of fastai's own blocks are converted
     arch, # A function that makes a torchvision or fastai model, the name of a timm model, or a published detector
-    pretrained:bool=True, # Start from ImageNet weights: from a package, as the extra [lite] brings, or downloaded?
+    pretrained:bool=True, # Start from ImageNet weights (from a package, as with the extra [lite], or downloaded)?
     boxes=None, # `DefaultBoxes`, or the name of a published set. Default: fitted to the training set
     strides:tuple=None, # Strides of the maps with a head; those beyond the body's are added. Default: `choose_strides`
     k:int=4, # Default boxes in each cell, when they are fitted
@@ -293,11 +293,11 @@ def ssd_learner(
     boosters:int=0, # Extra convolutions before the heads of the body's maps, for small objects
     width:int=None, # Channels of neck, boosters and added maps. Default: 64, and 256 without a neck
     drop:float=0., # Dropout in the head
-    bias:float=None, # Bias of the classes before training. Default: counted on the training set (`class_priors`)
+    bias:float=None, # Bias of the classes before training. Default: estimated from the training set (`class_priors`)
     class_weight:str|dict=None, # Weights of the classes in the loss: None, 'balanced', or a dictionary by name
-    loss_kw:dict=None, # More for `SSDLoss`: min_neg, neg_ratio, box_kind, box_weight, …
+    loss_kw:dict=None, # More arguments for `SSDLoss`: min_neg, neg_ratio, box_kind, box_weight, …
     cut=None, # Where to cut the body, as in `create_body`
-    weights=None, # Of the body: a file, or other torchvision weights. Of a published detector: 'coco', or a file
+    weights=None, # For a body: a file, or other torchvision weights. For a published detector: 'coco', or a file
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16': see `precision_cbs`
     loss_func=None, # Default: `SSDLoss` of this `kind`
     opt_func=FusedAdamW, # fastai's `Adam` in one call for all parameters
@@ -330,7 +330,7 @@ def ssd_learner(
 few_steps = 200 # with fewer, a detector has hardly begun: see course/09_pretrained
 
 def _steps_text(epochs, per_epoch):
-    "How many steps some epochs are, and how many epochs would be enough"
+    "How many steps these epochs take, and how many epochs would be enough"
     steps = epochs*per_epoch
     if steps>=few_steps: return f'{steps} steps'
     return f'{steps} steps, which is few: {math.ceil(few_steps/per_epoch)} epochs would make {few_steps}'
@@ -345,7 +345,7 @@ def _tell_plan(learn, epochs, freeze_epochs, lr, lr_mult):
           f'({_steps_text(epochs,len(learn.dls.train))})')
 
 def _usual_plan(learn):
-    "(learning rate, frozen epochs, what the body's learning rate is divided by), depending on the model"
+    "(learning rate, frozen epochs, divisor for the body's learning rate), depending on the model"
     m = get_model(learn.model)
     normed = any(isinstance(o,nn.modules.batchnorm._BatchNorm) for o in m.body.modules())
     if normed and m.head.neck is not None: return 4e-3,0,1.
@@ -355,15 +355,15 @@ def _usual_plan(learn):
 @patch
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self:SSDLearner,
-    epochs:int, # Epochs with everything trained
-    base_lr:float=None, # Learning rate of the head. After frozen epochs, half of it. Default: depends on the model
-    freeze_epochs:int=None, # Epochs with the body frozen, before that. Default: depends on the model
+    epochs:int, # Epochs in which everything trains
+    base_lr:float=None, # Learning rate of the head; halved after frozen epochs. Default: depends on the model
+    freeze_epochs:int=None, # Epochs before that, with the body frozen. Default: depends on the model
     lr_mult:float=None, # The body's learning rate is the head's divided by this. Default: depends on the model
     pct_start:float=.3, # Fraction of the epochs in which the learning rate rises
     div:float=5., # The learning rate starts at its largest value divided by this
     **kwargs, # Passed to `fit_one_cycle`
 ):
-    "Train everything by one-cycle; before that, if asked, the head alone with the body frozen"
+    "Train everything with one-cycle; before that, if asked, the head alone with the body frozen"
     self.need_photos()
     usual = _usual_plan(self)
     lr,freeze_epochs,lr_mult = (u if v is None else v for u,v in zip(usual,(base_lr,freeze_epochs,lr_mult)))
@@ -384,7 +384,7 @@ def thresholds(self:SSDLearner): # A number, or one for each class by name
 
 @patch
 def set_thresholds(self:SSDLearner,
-    thresholds=None, # A number, or one for each class by name, as `mis.thresholds()` gives. None: back to .3
+    thresholds=None, # A number, or one for each class by name, as `mis.thresholds()` returns. None: back to .3
 ):
     "Set the minimum scores of the detections that are shown, here and in every exported file"
     if thresholds is not None: lowest(thresholds, self.dls.vocab)
@@ -392,7 +392,7 @@ def set_thresholds(self:SSDLearner,
 
 @patch
 def eval_model(self:SSDLearner)->SSD: # On the device of the data, ready to predict
-    "The model for prediction: nothing is dropped out, and batch norm uses what it has learned"
+    "The model for prediction: no dropout, and batch norm uses its running statistics"
     self.dls.to(self.dls.device)
     m,device = self.model,torch.device(self.dls.device or 'cpu')
     if next(m.parameters()).device!=device: m.to(device)
@@ -456,11 +456,11 @@ def predict(self:SSDLearner,
 @patch
 @torch.no_grad()
 def show_results(self:SSDLearner,
-    max_n:int=4, # Photos shown
-    min_score:float=None, # Show detections from this score up: as for `predict`
+    max_n:int=4, # Number of photos
+    min_score:float=None, # Lowest score that is shown, as for `predict`
     split:int=1, # 0 for training, 1 for validation
 ):
-    "Photos with their objects (left) and what was found (right)"
+    "Show photos with their objects (left) and what was found (right)"
     self.need_photos(split)
     dl,m = self.dls.loaders[split],self.eval_model()
     xb,bb,lb = dl.one_batch()
@@ -488,7 +488,7 @@ def _know(self:SSDLearner, vocab):
 
 @patch
 def _fastai_dl(self:SSDLearner, dl):
-    "A loader of fastai's, with or without boxes, remade for this learner"
+    "A fastai loader, with or without boxes, remade for this learner"
     if has_boxes(dl):
         ann = fastai_annotations(dl)
         self._know(ann.vocab)
@@ -501,7 +501,7 @@ def _fastai_dl(self:SSDLearner, dl):
 # %% ../../nbs/train/03_learner.ipynb #ee42d8f1
 @patch
 def _own_dl(self:SSDLearner, dl):
-    "A loader as this learner needs it: this one, or one of the same photos"
+    "A loader as this learner needs it: this one, or a new one with the same photos"
     base,own = getattr(dl,'dl',dl),self.dls.valid
     if not (hasattr(base,'after_item') and hasattr(base,'after_batch')): return dl
     if not any(isinstance(t,BoxResize) for t in base.after_item): return self._fastai_dl(base)
@@ -532,7 +532,7 @@ def _labeled_dl(self:SSDLearner, dl):
 @torch.no_grad()
 def ap_per_class(self:SSDLearner,
     dl=None, # `Annotations`, or a DataLoader with labels. Default: the validation set
-    max_dets:int=None, # Detections of a photo that count. Default: as the metrics of this learner, else 100
+    max_dets:int=None, # Detections per photo that count. Default: as in this learner's metrics, else 100
 )->pd.DataFrame: # A row for each class: objects, AP, AP50, AP75
     "Average precision of each class over a data set"
     if dl is None:
@@ -557,7 +557,7 @@ def validate(self:SSDLearner,
 
 # %% ../../nbs/train/03_learner.ipynb #1b6b9bb3
 class _EachPhoto:
-    "A loss of a batch as one number for each photo"
+    "The loss of a batch, as one number for each photo"
     def __init__(self, loss): self.loss = loss
     def __call__(self, preds, bbox, label):
         def one(i): return self.loss(tuple(o[i:i+1] for o in preds), bbox[i:i+1], label[i:i+1])
@@ -566,7 +566,7 @@ class _EachPhoto:
 @patch
 @contextmanager
 def loss_not_reduced(self:SSDLearner):
-    "Inside, the loss is a number for each photo"
+    "Inside this context, the loss is one number for each photo"
     loss = self.loss_func
     self.loss_func = _EachPhoto(loss)
     try: yield
@@ -578,7 +578,7 @@ def get_preds(self:SSDLearner,
     ds_idx:int=1, # 0 for training, 1 for validation
     dl=None, # Another DataLoader
     **kwargs, # As in fastai
-)->tuple: # ((scores, offsets), (boxes, labels)), and what else was asked for
+)->tuple: # ((scores, offsets), (boxes, labels)), and whatever else you asked for
     "The outputs of the model for each photo of a data set"
     if dl is None: self.need_photos(ds_idx)
     else: dl = self._own_dl(dl)
@@ -605,7 +605,7 @@ def _opt_state(opt):
 @patch
 def save(self:SSDLearner,
     file:str|Path, # Name in the folder `models`, or a path; '.pth' is added
-    with_opt:bool=True, # The state of the optimizer too?
+    with_opt:bool=True, # Also save the state of the optimizer?
     **kwargs, # Ignored: options of fastai's `save` for pickle
 )->Path: # The file
     "Save the weights, the state of the optimizer, and what the weights mean"
@@ -621,7 +621,7 @@ def _silent(file):
             'learner')
 
 def _check_note(learn, note, file):
-    "Compare the note of a file with a learner; how to reorder the classes"
+    "Compare the note of a file with a learner, and return how to reorder the classes"
     same_input(note['size'], note['stats'], learn.dls, f'{file} is')
     if note['background']!=get_model(learn.model).background:
         raise ValueError(f"{file} is for another kind of loss: 'multibox' has a background column, "
@@ -641,7 +641,7 @@ def _note_boxes(note, state):
 # %% ../../nbs/train/03_learner.ipynb #6ecc6d77
 @patch
 def _take_weights(self:SSDLearner, state, note, file, strict=True):
-    "Load weights and what belongs to them; how to reorder the classes"
+    "Load weights and what belongs to them, and return how to reorder the classes"
     m,order = get_model(self.model),None
     if note is None: warn_caller(_silent(file))
     else: order = _check_note(self, note, file)
@@ -678,11 +678,11 @@ def _load_opt(learn, state, file):
 def load(self:SSDLearner,
     file:str|Path, # As for `save`
     device=None, # Not needed: weights go where the model is
-    with_opt:bool=True, # The state of the optimizer too?
+    with_opt:bool=True, # Also load the state of the optimizer?
     strict:bool=True, # Must all weights be in the file?
     **kwargs, # Ignored: options of fastai's `load` for pickle
 )->SSDLearner: # Itself
-    "Load what `save` saved, and make model, loss and default boxes one set; nothing in the file is run"
+    "Load what `save` saved, and make model, loss and default boxes agree; no code in the file is run"
     file = join_path_file(file, self.path/self.model_dir, ext='.pth')
     distrib_barrier()
     state,note,opt = read_detector(file)
@@ -708,7 +708,7 @@ def save_weights(self:SSDLearner,
 def load_weights(self:SSDLearner,
     file:str|Path, # As for `save_weights`
 )->SSDLearner: # Itself
-    "Load what `save_weights` saved; nothing in the file is run"
+    "Load what `save_weights` saved; no code in the file is run"
     state,note,_ = read_detector(self.path/file)
     order = self._take_weights(state, note, self.path/file)
     if order: reorder_classes(get_model(self.model), order, self.opt)

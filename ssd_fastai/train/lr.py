@@ -1,4 +1,4 @@
-"""A learning rate read off a picture, and the points on it that mean something
+"""How to read a learning rate off a picture, and which points on it mean something
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/train/lr.html.md"""
 
@@ -30,7 +30,7 @@ def local_fit(
     y:np.ndarray, # (n,) values
     at:np.ndarray, # (m,) where to fit
     width:float, # Standard deviation of the weights, in units of `x`
-    trust:np.ndarray=1., # (n,) further weights
+    trust:np.ndarray=1., # (n,) extra weights
 ): # ((m, 3): value, slope and half the bend; (m, 3, n): the matrix that makes them from `y`)
     "A parabola around each position (local regression, Cleveland 1979)"
     d = x-at[:,None]
@@ -99,7 +99,7 @@ def _counts(s, i, min_fall, z):
 def steepest(
     s:Smooth, # Smoothed recording
     min_fall:float=.04, # A descent counts if the loss falls by this fraction
-    z:float=3.5, # And if the slope is this many standard errors below that beside it, and below 0
+    z:float=3.5, # And if the slope is this many standard errors below the slope beside it, and below 0
 )->list: # Indices
     "Where the loss falls most steeply: its inflection points on the way down"
     g = s.slope
@@ -168,14 +168,14 @@ def _why_none(steep, stop, min_fall):
     return why+_explodes(stop)
 
 def _no_descent(s, z):
-    "Why there is no descent with a lowest point of the gradient"
+    "Why there is no descent with a clear minimum of the gradient"
     why = 'Nowhere does the loss fall by more than its noise: the gradient stays in its band. There is no inflection point.'
     if (-s.slope>z*s.err).any(): why = 'The loss falls, but nowhere clearly most steeply: there is no inflection point.'
     return why
 
 # %% ../../nbs/train/04_lr.ipynb #6ef3eeeb
 def _points(s, steep, factor, stop):
-    "The steepest points and their knees as `LRPoint`s, without those too near the blow-up"
+    "The steepest points and their knees as `LRPoint`s, except those too near the blow-up"
     found = set()
     for i in steep:
         knees = [j for j in (knee(s,i,-1),knee(s,i,1)) if j is not None]
@@ -203,7 +203,7 @@ def _suggest(pts):
 
 def lr_inflections(
     lrs:list, # Learning rates, rising
-    losses:list, # The loss at each
+    losses:list, # The loss at each learning rate
     factor:float=3., # A point is strong if both curves turn within this factor
     min_fall:float=.04, # A descent counts if the loss falls by this fraction
 )->LRInflections: # `points` (each with `lr`, `loss`, `curve`, `strong`), the suggested `lr`, and a `slice`
@@ -238,7 +238,7 @@ def _mark(ax, s, y, pts, pair, stop, last):
 
 # %% ../../nbs/train/04_lr.ipynb #5c9e803d
 def _plot(lrs, losses, s, stop, pts, why, lr, pair, figsize, z=3.5):
-    "Loss and gradient with the points; around the gradient the band of its noise"
+    "Draw loss and gradient with the points, and the noise band around the gradient"
     fig,(a,b) = plt.subplots(2,1,figsize=figsize,sharex=True)
     a.semilogx(lrs, losses, '.', ms=3, color='lightsteelblue')
     a.set_ylabel('loss')
@@ -256,18 +256,18 @@ def _plot(lrs, losses, s, stop, pts, why, lr, pair, figsize, z=3.5):
 # %% ../../nbs/train/04_lr.ipynb #07346b3e
 def plot_inflections(
     lrs:list, # Learning rates, rising
-    losses:list, # The loss at each
+    losses:list, # The loss at each learning rate
     factor:float=3., # As in `lr_inflections`
     min_fall:float=.04, # As in `lr_inflections`
     figsize:tuple=(8,5), # Inches
 ):
-    "The recording, its gradient, the inflection points with their values, and the suggested pair"
+    "Draw the recording, its gradient, the inflection points with their values, and the suggested pair"
     s,stop,pts,why = _analyze(lrs, losses, factor, min_fall)
     _plot(lrs, losses, s, stop, pts, why, *_suggest(pts), figsize)
 
 # %% ../../nbs/train/04_lr.ipynb #8613b08b
 class PairedLosses(Callback):
-    "For each training batch also the loss of the network as it was at the start, on the same photos"
+    "Record, for each training batch, also the loss of the network as it was at the start, on the same photos"
     order = 5 # before mixed precision leaves its context
     def before_fit(self): self.base,self.losses,self.before = None,[],[]
     def before_batch(self):
@@ -387,7 +387,7 @@ def lr_inflections(self:Learner,
     num_it:int=100, # Number of batches
     stop_div:bool=True, # Stop when the loss explodes?
     factor:float=3., # As in the function `lr_inflections`
-    search:bool=None, # Search for a learning rate? Default: unless `lr_find` has just done it
+    search:bool=None, # Search for a learning rate? Default: yes, unless `lr_find` has just done so
     show:bool=True, # Draw the curve and print the table?
     figsize:tuple=(8,5), # Inches
 )->LRInflections: # `points`, the suggested `lr`, and a `slice`
@@ -406,7 +406,7 @@ def lr_inflections(self:Learner,
 def plot_drift(
     looks:dict, # Title → `learn.look`
     factor:float=3., # As in `lr_inflections`
-    height:float=1.7, # Inches for each
+    height:float=1.7, # Inches for each look
 ):
     "Draw looks from different moments, with their points and blow-ups, to see how the points drift"
     fig,axs = plt.subplots(len(looks),1,figsize=(7,height*len(looks)),sharex=True,squeeze=False)

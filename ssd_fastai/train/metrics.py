@@ -1,4 +1,4 @@
-"""Average precision, computed once over the whole data set, by the code that everybody else uses
+"""Average precision, computed once over the whole data set, with the same code that everybody else uses
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/train/metrics.html.md"""
 
@@ -27,9 +27,9 @@ from ..ssd.detect import Detections
 
 # %% ../../nbs/train/00_metrics.ipynb #f64ab2f0
 class CocoEvaluator:
-    "COCO average precision over a whole data set, through pycocotools"
+    "COCO average precision over a whole data set, computed by pycocotools"
     def __init__(self,
-        max_dets:int=None, # Detections of a photo that count. Default: 100, or as many as the fullest photo has objects
+        max_dets:int=None, # Detections per photo that count. Default: 100, or more if a photo has more objects
     ):
         self.max_dets,self.told = max_dets,False
         self.reset()
@@ -37,12 +37,12 @@ class CocoEvaluator:
         "Forget all photos"
         self.images,self.anns,self.dets,self.vocab = [],[],[],[]
         self.last,self._res,self.most,self.gathered,self.ends = None,None,0,False,{}
-    def __getstate__(self): return type(self)(self.max_dets).__dict__ # an exported learner carries no photos along
+    def __getstate__(self): return type(self)(self.max_dets).__dict__ # an exported learner takes no photos with it
 
 # %% ../../nbs/train/00_metrics.ipynb #56ff641b
 @patch(as_prop=True)
 def limit(self:CocoEvaluator):
-    "Detections of a photo that count"
+    "Detections per photo that count"
     return self.max_dets or max(100,self.most)
 
 def _crowded(n, limit, fixed):
@@ -55,7 +55,7 @@ def _crowded(n, limit, fixed):
 def expect(self:CocoEvaluator,
     n:int, # Objects on the fullest photo
 ):
-    "Make room for a photo with this many objects, or warn once that there is none"
+    "Make room for a photo with this many objects, or warn once if there is no room"
     self.most = max(self.most,n)
     if n<=(self.max_dets or 100) or self.told: return
     self.told = True
@@ -65,10 +65,10 @@ def expect(self:CocoEvaluator,
 @patch
 def add(self:CocoEvaluator,
     det:Detections, # What was found on a photo
-    boxes:Tensor, # (n, 4) objects on it, corners in its pixels
-    labels:Tensor, # (n,) position of their classes in `vocab`
-    ignore:Tensor=None, # (n,) objects that may be found or missed: crowds, difficult ones; COCO's `iscrowd`
-    number:int=None, # Of the photo in its data set, if several processes share it
+    boxes:Tensor, # (n, 4) corners of the objects on it, in pixels of the photo
+    labels:Tensor, # (n,) positions of their classes in `vocab`
+    ignore:Tensor=None, # (n,) objects that need not be found (crowds, difficult ones): COCO's `iscrowd`
+    number:int=None, # Position of the photo in its data set, if several processes share the set
 ):
     "Add a photo"
     i,self.vocab,self._res = len(self.images)+1,det.vocab,None
@@ -92,9 +92,9 @@ def _truth(ev):
 # %% ../../nbs/train/00_metrics.ipynb #cc99b45d
 @patch
 def run(self:CocoEvaluator,
-    areas:bool=False, # The numbers of small, medium and large objects too? That takes four times as long
-)->COCOeval: # With `precision` (thresholds, recalls, classes, areas, most detections). None if nothing was found
-    "Evaluate what was added, once"
+    areas:bool=False, # Also the numbers for small, medium and large objects? That takes four times as long
+)->COCOeval: # Its `precision` is (thresholds, recalls, classes, areas, limits). None if nothing was found
+    "Evaluate everything that was added; a second call returns the same result"
     if not (self.dets and self.anns): return self._res
     if self._res is not None and not (areas and len(self._res.params.areaRng)==1): return self._res
     with contextlib.redirect_stdout(io.StringIO()):
@@ -116,8 +116,8 @@ def _mean(p): return float(p[p>-1].mean()) if (p>-1).any() else float('nan')
 
 def summary(
     ev:CocoEvaluator, # With photos added
-    areas:bool=True, # The numbers of small, medium and large objects too?
-)->pd.Series: # The twelve numbers, or six of them, 0 to 1
+    areas:bool=True, # Also the numbers for small, medium and large objects?
+)->pd.Series: # The twelve numbers, or six of them, from 0 to 1
     "COCO's summary (Lin et al. 2014; cocodataset.org, detection evaluation)"
     r,names = ev.run(areas),[n for n in coco_names if areas or n not in _sized]
     if r is None: return pd.Series(0. if ev.anns else np.nan, names)
@@ -142,14 +142,14 @@ def by_class(
     return pd.DataFrame(rows, index=ev.vocab, columns=['objects','AP','AP50','AP75'])
 
 # %% ../../nbs/train/00_metrics.ipynb #9d11d530
-def _resize(dl): # the transform that brings photos to their size
+def _resize(dl): # the transform that resizes the photos
     return next((t for t in getattr(getattr(dl,'dl',dl),'after_item',[]) if isinstance(t,BoxResize)), None)
 
 def records_seen(
     dl, # DataLoader that is being iterated
     start:int, # Photos seen before
     n:int, # Photos in this batch
-)->list: # `Record`s, or None where they are not known
+)->list: # `Record`s, or None where unknown
     "The records of the photos in a batch"
     items = getattr(dl.dataset, 'items', [])
     random = getattr(dl,'split_idx',1)==0 and isinstance(_resize(dl),RandomWindow)
@@ -173,14 +173,14 @@ def ignored_objects(
     r, # `Record`
     dl, # DataLoader that the photo comes from
 )->Tensor: # (n,) mask
-    "Which objects of a photo are ignored: crowds, difficult ones, by the settings of the loader"
+    "Which objects of a photo are ignored (crowds and difficult ones), according to the loader's settings"
     fs = (t for tl in getattr(dl.dataset,'tls',[]) for t in tl.tfms.fs)
     flags = next((t.ignore for t in fs if isinstance(t,RecordLabels)), ())
     return torch.tensor([isinstance(l,Ignored) for l in record_labels(r,flags)], dtype=torch.bool)
 
 # %% ../../nbs/train/00_metrics.ipynb #ba33625e
 def _objects(r, window, bbox, label, dl, vocab):
-    "(boxes in pixels of the photo, labels, ignored?) of a photo: of its record if the window cuts, else of the batch"
+    "(boxes in pixels of the photo, labels, ignored?) of a photo, from its record if it is cut, else from the batch"
     x0,y0,x1,y1 = window
     cuts = r is not None and (x0>0 or y0>0 or x1<r.size[0] or y1<r.size[1])
     if cuts and set(r.labels)<=set(vocab):
@@ -201,7 +201,7 @@ def _on_photo(det, window):
 @patch
 def add_batch(self:CocoEvaluator,
     model, # An `SSD`
-    preds, # (scores, offsets) that it gave for the batch
+    preds, # (scores, offsets) that it returned for the batch
     yb, # (TensorBBox, TensorMultiCategory) of the batch
     dl, # DataLoader that the batch comes from
     vocab:list, # Object classes, without background
@@ -239,7 +239,7 @@ def _processes():
 
 @patch
 def gather(self:CocoEvaluator)->CocoEvaluator: # With the photos of all processes
-    "Put together what several processes have collected, each photo once"
+    "Combine what several processes have collected, each photo once"
     if self.gathered or _processes()==1: return self
     parts,seen = [None]*_processes(),set()
     torch.distributed.all_gather_object(parts, (self.images,self.anns,self.dets,self.most))
@@ -255,7 +255,7 @@ recall_points = np.linspace(0,1,101)
 
 def average_precision(
     tp:np.ndarray, # (n,) 1 where a detection is right, highest score first
-    n_objects:float, # Objects that count
+    n_objects:float, # Number of objects that count
 )->float: # 0 to 1. NaN without objects
     "Area under the precision-recall curve at 101 recalls (COCO's `accumulate`)"
     if not n_objects: return float('nan')
@@ -267,7 +267,7 @@ def average_precision(
 
 # %% ../../nbs/train/00_metrics.ipynb #58026082
 def weighted_aps(
-    curve:tuple, # (scores, 1 where right, number of the photo), highest score first, and (photos,) objects on each
+    curve:tuple, # Scores, 1 where right, and photo numbers, highest score first; then (photos,) objects on each
     weights:np.ndarray, # (R, photos) how often each photo counts
 )->np.ndarray: # (R,) AP. NaN without objects
     "AP of one class on many weighted versions of a set"
@@ -287,9 +287,9 @@ def weighted_aps(
 def resample(
     n_photos:int, # Photos in the set
     n:int=1000, # Resamples
-    seed:int=42, # The same seed draws the same photos
+    seed:int=42, # With the same seed you draw the same photos
 )->np.ndarray: # (n, n_photos) how often each photo was drawn
-    "Bootstrap: as many photos, drawn with replacement (Efron 1979)"
+    "Bootstrap: draw as many photos as there are, with replacement (Efron 1979)"
     return np.random.default_rng(seed).multinomial(n_photos, np.full(n_photos,1/n_photos), size=n).astype(float)
 
 def tails(
@@ -302,10 +302,10 @@ def tails(
 
 # %% ../../nbs/train/00_metrics.ipynb #88d61c14
 coco_ious = np.linspace(.5,.95,10)
-_at = {'AP':slice(None), 'AP50':slice(0,1), 'AP75':slice(5,6)} # which of COCO's ten IoUs
+_at = {'AP':slice(None), 'AP50':slice(0,1), 'AP75':slice(5,6)} # which of COCO's ten IoU thresholds
 
 def _curve(rows, t):
-    "What `weighted_aps` wants to know of a class, from COCO's evaluation of each photo at the IoU number `t`"
+    "What `weighted_aps` needs to know about a class, from COCO's evaluation of each photo at IoU number `t`"
     def one(i, e):
         real = ~e['dtIgnore'][t].astype(bool)
         return np.array(e['dtScores'])[real],(e['dtMatches'][t]>0)[real].astype(float),np.full(real.sum(),i)
@@ -323,7 +323,7 @@ def interval(self:CocoEvaluator,
     level:float=.95, # Confidence
     seed:int=42, # The same seed gives the same interval
 )->tuple: # (low, high)
-    "How much AP would move with other photos of the same kind: bootstrap over photos"
+    "How much AP would move with other photos of the same kind: a bootstrap over the photos"
     r,photos = self.run(),len(self.images)
     if r is None: return float('nan'),float('nan')
     w,per = resample(photos,n,seed),len(r.params.areaRng)*photos
@@ -343,7 +343,7 @@ class CocoMetric(Metric):
     ): self.stat,self.ev = stat,ev or CocoEvaluator(100)
     @property
     def name(self):
-        "What the training table says"
+        "Its heading in the training table"
         return self.stat
     def reset(self):
         "Forget all photos"
@@ -352,7 +352,7 @@ class CocoMetric(Metric):
 # %% ../../nbs/train/00_metrics.ipynb #9577c48f
 @patch
 def accumulate(self:CocoMetric,
-    learn, # In the middle of a batch
+    learn, # A learner in the middle of a batch
 ):
     "Add a batch, unless another metric has added it"
     if self.ev.last is learn.yb: return
@@ -369,12 +369,12 @@ class IntervalMetric(Metric):
     "One end of the interval of a number of COCO's summary, in the training table"
     def __init__(self,
         stat:str, # 'AP', 'AP50' or 'AP75'
-        ev:CocoEvaluator, # Of the metric whose interval it is
+        ev:CocoEvaluator, # The evaluator of the metric that the interval is for
         end:int, # 0 for the lower end, 1 for the upper
     ): self.stat,self.ev,self.end = stat,ev,end
     @property
     def name(self):
-        "What the training table says"
+        "Its heading in the training table"
         return f"{self.stat} {('low','high')[self.end]}"
     def reset(self): "The evaluator is reset by the metric that it belongs to"
     def accumulate(self, learn): "The evaluator is filled by the metric that it belongs to"
@@ -388,7 +388,7 @@ class IntervalMetric(Metric):
 # %% ../../nbs/train/00_metrics.ipynb #1c01cd3a
 def coco_metrics(
     stats:tuple=('AP','AP50'), # Which of `coco_names`
-    max_dets:int=100, # Detections of a photo that count; more than COCO's 100 where photos have more objects
+    max_dets:int=100, # Detections per photo that count. Raise it if your photos have more than 100 objects
     interval:bool=False, # Add the 95 % interval of AP, AP50 and AP75, from resampling the photos? Two columns for each
 )->list: # Metrics for `ssd_learner`
     "COCO average precision as fastai metrics"

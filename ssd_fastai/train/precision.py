@@ -52,7 +52,7 @@ def _step_secs(m, x, bf16):
 
 # %% ../../nbs/train/01_precision.ipynb #9d6bd9fb
 def time_precisions(
-    model:nn.Module, # On the CPU. A copy of it is timed
+    model:nn.Module, # A model on the CPU; a copy of it is timed
     size:tuple, # (height, width) of the photos
     bs:int=2, # Photos in a batch
     n:int=3, # Steps, of which the fastest counts
@@ -70,10 +70,10 @@ def reproducible()->bool: # True after `set_seed(…, reproducible=True)`
 # %% ../../nbs/train/01_precision.ipynb #d9a6aff4
 def precision_cbs(
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
-    device:str='cpu', # Type of the device that trains
+    device:str='cpu', # Type of the device to train on
     model:nn.Module=None, # For 'auto': timed if the CPU has bf16
     size:tuple=None, # (height, width) of the photos
-    bf16:bool=None, # Does the CPU have bf16? Default: ask it
+    bf16:bool=None, # Does the CPU have bf16? Default: check
 )->list: # Callbacks
     "Callbacks for a precision"
     known = ('auto','fp32','bf16','fp16')
@@ -88,7 +88,7 @@ def precision_cbs(
 
 # %% ../../nbs/train/01_precision.ipynb #0a8bdb2e
 def _pairs(params, wd):
-    "Each group as two: what decays (matrices, kernels) and what does not (norms, biases)"
+    "Each group split in two: what decays (matrices, kernels) and what does not (norms, biases)"
     groups = L(params)
     if not isinstance(groups[0],(L,list)): groups = [groups]
     return [dict(params=[p for p in g if (p.ndim>1)==decay], weight_decay=wd*decay)
@@ -98,7 +98,7 @@ def _pairs(params, wd):
 class FusedAdamW(OptimWrapper):
     "PyTorch's fused AdamW as a fastai optimizer; like fastai's `Adam`, but in one call for all parameters"
     def __init__(self,
-        params, # Parameters, or groups of them as a splitter makes them
+        params, # Parameters, or groups of them, as a splitter returns them
         lr:float=1e-3, # Learning rate
         mom:float=.9, # β1: decay of the running mean of the gradients
         sqr_mom:float=.99, # β2: decay of the running mean of their squares

@@ -31,7 +31,7 @@ from .precision import CPUBf16
 def atomic_file(
     file:str|Path, # The name that the file will have
 ):
-    "A path to write to: when all went well it gets the name `file` in one step, otherwise it is removed"
+    "A path to write to: if all goes well, it is renamed to `file` in one step, otherwise it is removed"
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     tmp = file.with_name(f'{file.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp')
@@ -43,7 +43,7 @@ def atomic_file(
 
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c13
 def _is_running(pid):
-    if os.name!='posix': return True # cannot be asked there without harm
+    if os.name!='posix': return True # elsewhere there is no harmless way to ask
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
     except (PermissionError,OverflowError): pass
@@ -52,7 +52,7 @@ def _is_running(pid):
 def remove_leftovers(
     file:str|Path, # The name given to `atomic_file`
 ):
-    "Remove temporary files of processes that were killed while they wrote"
+    "Remove temporary files of processes that were killed while writing"
     file = Path(file)
     for p in file.parent.glob(f'{glob.escape(file.name)}.*-*.tmp'):
         pid = p.name[len(file.name)+1:].split('-')[0]
@@ -61,9 +61,9 @@ def remove_leftovers(
 # %% ../../nbs/train/07_resume.ipynb #9e2c11e0
 def save_atomic(
     o, # Tensors, numbers and text in lists and dictionaries: see `as_plain`
-    file:str|Path, # Where
+    file:str|Path, # Where to save it
 ):
-    "Save so that a file of this name is always whole, with a fingerprint"
+    "Save with a fingerprint, so that a file of this name is always whole"
     buf = io.BytesIO()
     torch.save(o, buf)
     with atomic_file(file) as tmp, open(tmp,'wb') as f:
@@ -85,8 +85,8 @@ def load_checked(
 # %% ../../nbs/train/07_resume.ipynb #1f0a7c18
 def as_plain(
     o, # Tensors, arrays, numbers, text, and lists, tuples and dictionaries of them
-): # The same as plain tensors, numbers, lists, tuples and dictionaries
-    "What `torch.load` opens with `weights_only=True`"
+): # The same, as plain tensors, numbers, lists, tuples and dictionaries
+    "Convert to what `torch.load` opens with `weights_only=True`"
     if o is None or type(o) in (bool,int,float,str): return o
     if isinstance(o,Tensor): return o.detach().as_subclass(Tensor)
     if isinstance(o,np.ndarray): return torch.from_numpy(o.copy())
@@ -116,8 +116,8 @@ def _hash(o): return hashlib.sha256(str(o).encode()).hexdigest()[:12]
 
 def data_identity(
     learn, # A learner
-)->dict: # By the words of the message
-    "What tells the data of one training from those of another"
+)->dict: # Keyed by the words of the message
+    "What distinguishes the data of one training run from that of another"
     dls = learn.dls
     records = [r for dl in dls.loaders for r in dl.dataset.items]
     return {'photos': _hash([r.path.name for r in records]),
@@ -130,9 +130,9 @@ _words = dict(lr='learning rate', wd='weight decay', mom='momentum')
 def _digits(o): return [_digits(v) for v in o] if isinstance(o,(list,tuple,L,np.ndarray)) else f'{float(o):.6g}'
 
 def schedule_identity(
-    learn, # At the start of a training run
-)->dict: # Values by the name of the hyperparameter
-    "Learning rate, weight decay and all that is scheduled, at eleven points of the training"
+    learn, # A learner at the start of a training run
+)->dict: # Values, keyed by hyperparameter
+    "Learning rate, weight decay and everything scheduled, at eleven points of the training run"
     res = {k:[h[k] for h in learn.opt.hypers] for k in ('lr','wd') if k in learn.opt.hypers[0]}
     for c in learn.cbs:
         if isinstance(c,ParamScheduler): res.update({k:[f(i/10) for i in range(11)] for k,f in c.scheds.items()})
@@ -144,9 +144,9 @@ def _boxes_hash(model):
     return _hash([[round(v,4) for v in b] for b in boxes.tolist()]) if isinstance(boxes,Tensor) else None
 
 def training_identity(
-    learn, # At the start of a training run
-)->dict: # By the words of the message
-    "What tells one training from another"
+    learn, # A learner at the start of a training run
+)->dict: # Keyed by the words of the message
+    "What distinguishes one training run from another"
     model = learn.model
     return {**data_identity(learn),
             'model': _hash([(k,tuple(v.shape)) for k,v in model.state_dict().items()]),
@@ -162,7 +162,7 @@ _lists,_tracked = ('lrs','iters','losses','values'),('best','wait','new_best')
 def _of(learn, kind): return [c for c in learn.cbs if isinstance(c,kind)]
 
 def records(
-    learn, # In or after a training run
+    learn, # A learner in or after a training run
 )->dict:
     "What the recorder and the schedulers have written down"
     r = learn.recorder
@@ -190,7 +190,7 @@ def _with_state(learn):
     return [c for c in learn.cbs if hasattr(c,'state_dict') and hasattr(c,'load_state_dict')]
 
 def training_state(
-    learn, # Between two batches of a training run
+    learn, # A learner between two batches of a training run
     done:int, # Batches of this epoch that are done
 )->dict: # Plain: see `as_plain`
     "Model, optimizer, place in the schedule, records and random state"
@@ -209,7 +209,7 @@ def load_model_and_opt(
     learn, # The learner
     s:dict, # From `training_state`
 ):
-    "Weights, optimizer and what is frozen, as they were saved"
+    "Restore weights, optimizer and what is frozen, as they were saved"
     learn.model.load_state_dict(s['model'])
     opt,state = learn.opt,copy.deepcopy(s['opt'])
     if 'hypers' in state: state['hypers'] = L(state['hypers'])
@@ -235,10 +235,10 @@ def _once(o, name, f):
 # %% ../../nbs/train/07_resume.ipynb #76d593cb
 def begin_at(
     dl, # fastai DataLoader
-    n:int, # Photos to leave out
+    n:int, # Number of photos to skip
     state:dict, # From `random_state`
 ):
-    "Let the next pass of a loader begin after `n` photos, with the random state of that moment"
+    "Make the next pass of a loader begin after `n` photos, with the random state of that moment"
     def from_there(f):
         res = f()
         set_random_state(state)
@@ -256,12 +256,12 @@ class Resumable(Callback):
     ):
         if every<1: raise ValueError(f'every={every}: it is a number of batches, 1 or more')
         self.file,self.every = Path(file),every
-        self.number,self.fits = 0,[] # of the fits so far, and what identifies each
+        self.number,self.fits = 0,[] # how many fits so far, and what identifies each
         self.active = self.unfinished = False
         remove_leftovers(self.file)
         self.saved = self._read()
     def _read(self): return load_checked(self.file) if self.file.exists() else None
-    def before_fit(self): self.active = False # `validate`, `get_preds` and `lr_find` come by here, too
+    def before_fit(self): self.active = False # `validate`, `get_preds` and `lr_find` call this, too
     def before_epoch(self):
         if self.active: self._skip_epoch()
     def before_train(self):
@@ -277,12 +277,12 @@ def _which(self:Resumable, now):
     for n in (self.number,1):
         if self.fits[n-1]==now: return n
     bad = [k for k in now if now[k]!=self.fits[self.number-1].get(k)]
-    raise ValueError(f'The fit before was interrupted, and this is another: {", ".join(bad)} differ. '
+    raise ValueError(f'The previous fit was interrupted, and this is a different one: {", ".join(bad)} differ. '
                      'Run the same fit again to finish it, or use a new Resumable with another file.')
 
 @patch
 def _check(self:Resumable, then, now):
-    "Stop if the checkpoint is of another training"
+    "Stop if the checkpoint is from another training run"
     bad = [k for k in {**now,**then} if now.get(k)!=then.get(k)]
     if bad: raise ValueError(f'{self.file} is from another training: {", ".join(bad)} differ. Delete it to start over.')
 
@@ -293,7 +293,7 @@ def _start(self:Resumable):
     number,again = self._which(now),self.unfinished
     s = self.saved if self.saved and self.saved['number']>=number else None
     if s: self._check(s['fits'][number-1], now)
-    elif again: warn_caller('There is no checkpoint of the interrupted fit: it goes on from the weights as they are')
+    elif again: warn_caller('There is no checkpoint of the interrupted fit: it continues from the weights as they are')
     self.fits[number-1:] = [now]
     self.number,self.active,self.unfinished = number,True,True
     self.resume,self.skipped = None,s is not None and (s['number']>number or s['finished'])
@@ -385,7 +385,7 @@ def _save(self:Resumable, done, finished=False):
 
 @patch
 def after_fit(self:Resumable):
-    "Save the end of the training"
+    "Save the end of the training run"
     if not self.active: return
     self.active = self.unfinished = False
     if self.skipped: return
