@@ -101,7 +101,7 @@ class LabelError(ValueError): "A label file that cannot be used: its name, the r
 def border(
     file:str|Path, # The label file
 ):
-    "Whatever goes wrong inside becomes a `LabelError` that names the file"
+    "Turn whatever goes wrong inside into a `LabelError` that names the file"
     try: yield
     except (FileNotFoundError,BadPhoto,LabelError): raise
     except Exception as e:
@@ -170,7 +170,7 @@ def as_id(
     v, # A whole number or text
     where:str, # File and row, for the error message
 )->str:
-    "An id as text, so that '1' and 1 are the same"
+    "An id as text, so '1' and 1 are the same"
     if isinstance(v,float) and v.is_integer(): v = int(v)
     ok = isinstance(v,(str,int)) and not isinstance(v,bool)
     if ok and str(v).strip(): return str(v).strip()

@@ -45,8 +45,8 @@ def move_boxes(
 # %% ../../nbs/data/07_augment.ipynb #f1306c90
 class BoxStats(NamedTuple):
     "What a transform did to the boxes of its last photo or batch"
-    seen:int # Boxes that the transform got
-    clipped:int # Boxes kept, but cut at the edge
+    seen:int # Number of boxes that came in
+    clipped:int # Number of boxes kept, but cut at the edge
     lost:dict # Reason → number of boxes dropped
     def __add__(self, o):
         lost = dict(Counter(self.lost)+Counter(o.lost))

@@ -112,8 +112,8 @@ class BBoxDataLoaders(DataLoaders):
 # %% ../../nbs/data/10_block.ipynb #cd794299
 def tfm_pair(
     tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them
-    item_tfms:list=None, # Item transforms alone
-    batch_tfms:list=None, # Batch transforms alone
+    item_tfms:list=None, # Item transforms only
+    batch_tfms:list=None, # Batch transforms only
     size:int|tuple=None, # What the model sees: a number, or (height, width). Default: the transforms' size, or 224
 ): # (item transforms, batch transforms, (height, width))
     "The transforms that you asked for, the others from `ssd_tfms`, and the size of the photos they make"
@@ -138,7 +138,7 @@ def check_item_tfms(
     tfms:list, # Item transforms
     size:tuple, # (height, width) that the model sees
 )->list: # The same, plus a `BoxResize` if nothing else brings photos to `size`
-    "Raise if item transforms lose boxes, or make photos of another size"
+    "Raise if item transforms lose boxes, or make photos of a different size"
     bad = [type(t).__name__ for t in tfms if isinstance(t,_lose_boxes)]
     if bad: raise ValueError(f"{', '.join(bad)}: {_why_lost}")
     resizes = [t for t in tfms if isinstance(t,BoxResize)]
@@ -197,8 +197,8 @@ def bbox_datablock(
     vocab:list, # Object classes, without background
     size:int|tuple=None, # What the model sees: a number, or (height, width). Default: the transforms' size, or 224
     tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them. Default: `ssd_tfms(size)`
-    item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
-    batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`
+    item_tfms:list=None, # Item transforms only. Default: those of `ssd_tfms`
+    batch_tfms:list=None, # Batch transforms only. Default: those of `ssd_tfms`
     splitter=None, # Which records are for validation. Default: 20 % at random
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
     ignore:tuple=('crowd','difficult'), # Flags of objects to ignore: not learned, and neither found nor missed
@@ -276,8 +276,8 @@ def from_annotations(cls:BBoxDataLoaders,
     size:int|tuple=None, # What the model sees: a number, or (height, width). Default: the transforms' size, or 224
     bs:int=None, # Photos in a batch. Default: 16, or 8 with fewer than 400 training photos, for more steps
     tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them. Default: `ssd_tfms(size)`
-    item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
-    batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`
+    item_tfms:list=None, # Item transforms only. Default: those of `ssd_tfms`
+    batch_tfms:list=None, # Batch transforms only. Default: those of `ssd_tfms`
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
     ignore:tuple=('crowd','difficult'), # Flags of objects to ignore: not learned, and neither found nor missed
     num_workers:int=None, # Worker processes; default: fastai's with a GPU, none without

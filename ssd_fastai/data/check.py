@@ -181,7 +181,7 @@ def repair(
     return [done(*row) for row in rows]
 
 # %% ../../nbs/data/05_check.ipynb #6a030450
-def _look(ann, n_workers, progress): # (rows, fingerprints, scores) for the photos of a data set
+def _look(ann, n_workers, progress): # (rows, fingerprints, scores) for the photos in a data set
     n_workers = n_workers or torch.get_num_threads()
     seen = parallel(photo_rows, ann.records, n_workers=n_workers, threadpool=True, progress=progress)
     scores = [s for *_,s in seen if s is not None]

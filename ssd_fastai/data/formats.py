@@ -181,7 +181,7 @@ def stratify(
 # %% ../../nbs/data/04_formats.ipynb #d752f9f0
 @patch
 def split(self:Annotations,
-    valid_pct:float=.2, # Fraction of the photos for the second part
+    valid_pct:float=.2, # Fraction of the photos for validation
     seed:int=42, # The same seed gives the same split
     together:bool=True, # Keep copies and near-duplicates on the same side? This opens every photo
 )->tuple: # (train, valid), both with the full vocabulary

@@ -76,7 +76,7 @@ def _file_rows(im): # what the header says, before the pixels are loaded
     if im.mode!='RGB': rows.append((f'mode {im.mode}','made RGB',False))
     return rows
 
-def _bitmap(im): # (the photo with 8 bits a channel, rows)
+def _bitmap(im): # (the photo with 8 bits per channel, rows)
     deep,rows = _deep_color(im),_file_rows(im)
     im.load()
     what = ''

@@ -60,7 +60,7 @@ def _tint(img, m, color, strength=1.): # only where the mask is clearly above 0
 
 # %% ../../nbs/data/00_sample.ipynb #39178b4f
 def paint_rbc(
-    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far; painted on in place
     rng:np.random.Generator, # Source of randomness
     cx:float, # Center, in pixels from the left
     cy:float, # Center, in pixels from the top
@@ -78,7 +78,7 @@ def paint_rbc(
 
 # %% ../../nbs/data/00_sample.ipynb #00629ffd
 def paint_wbc(
-    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far; painted on in place
     rng:np.random.Generator, # Source of randomness
     cx:float, # Center, in pixels from the left
     cy:float, # Center, in pixels from the top
@@ -97,7 +97,7 @@ def paint_wbc(
 
 # %% ../../nbs/data/00_sample.ipynb #db8906d0
 def paint_platelet(
-    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far; painted on in place
     rng:np.random.Generator, # Source of randomness
     cx:float, # Center, in pixels from the left
     cy:float, # Center, in pixels from the top

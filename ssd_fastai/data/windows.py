@@ -49,7 +49,7 @@ def snap(
     window:tuple, # x0,y0,x1,y1 in pixels of the photo
     photo:tuple, # (width, height) of the photo
     size:tuple, # (height, width) of the result
-)->tuple: # The window that `crop_resize` really shows
+)->tuple: # The window that `crop_resize` actually shows
     "A window moved so that the edges of the photo land on whole pixels of the result"
     part,at = seen_part(window, photo, size)
     lo,hi = [],[]
