@@ -1,4 +1,4 @@
-"""Photos with boxes: read them, look at them, and find the dirt before it finds you
+"""Photos with boxes: read them, look at them, and find the mistakes before you train
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/annotations.html.md"""
 
@@ -34,7 +34,7 @@ class Record:
     boxes:np.ndarray # (n, 4) float32, x0,y0,x1,y1 in pixels
     labels:list # n class names
     difficult:np.ndarray=None # (n,) bool, VOC: hard to recognize even for people. Default: none
-    crowd:np.ndarray=None # (n,) bool, COCO's `iscrowd`: the box is around a group; default: none
+    crowd:np.ndarray=None # (n,) bool, COCO's `iscrowd`: the box is around a group. Default: none
     def __post_init__(self):
         self.path,self.size = Path(self.path),tuple(int(o) for o in self.size)
         self.labels = [_class_name(l,self.path) for l in self.labels]
@@ -52,7 +52,7 @@ class Annotations:
     "Photos with boxes: a list of `Record`s, their classes, and what was wrong with them"
     def __init__(self,
         records:list, # `Record`s
-        vocab:list=None, # Object classes in order, without background. Default: the names that occur, sorted
+        vocab:list=None, # Object classes in order, without the background. Default: the names that occur, sorted
         problems:list=None, # Rows (file, object, problem, action) found while reading
     ):
         self.records,self.problems = list(records),list(problems or [])
@@ -74,7 +74,7 @@ def clean(
     boxes:np.ndarray, # (n, 4) boxes in pixels, as labeled
     labels:list, # n class names
     size:tuple, # (width, height) of the photo
-    name:str, # File to name in the report
+    name:str, # File name to show in the report
     min_side:float=.5, # Boxes narrower than this many pixels count as having no area
 ): # ((m, 4) float32 boxes kept, (n,) mask of those kept, rows (file, object, problem, action))
     "Drop boxes without area or outside the photo, clip those partly outside, and report it"
@@ -101,7 +101,7 @@ class LabelError(ValueError): "A label file that cannot be used: its name, the r
 def border(
     file:str|Path, # The label file
 ):
-    "Whatever goes wrong inside becomes a `LabelError` that names the file"
+    "Turn whatever goes wrong inside into a `LabelError` that names the file"
     try: yield
     except (FileNotFoundError,BadPhoto,LabelError): raise
     except Exception as e:
@@ -116,7 +116,7 @@ def decode(
     data:bytes, # What is in the file
     file:str|Path, # Its name, for the error message
 )->str:
-    "The text of a label file: UTF-8, or what its byte order mark says"
+    "The text of a label file: UTF-8, or whatever its byte order mark says"
     mark,enc = next(((m,e) for m,e in _marks.items() if data.startswith(m)), (b'','utf-8'))
     try: text = data[len(mark):].decode(enc)
     except UnicodeDecodeError as e:
@@ -148,7 +148,7 @@ _flags = {**{o:False for o in ('0','0.0','false','f','no','n','','none','null','
           **{o:True for o in ('1','1.0','true','t','yes','y')}}
 
 def as_flag(
-    v, # 0 or 1, true or false, yes or no, also as text. A missing value counts as no
+    v, # 0 or 1, true or false, yes or no, or the same as text. A missing value counts as no
     where:str, # File and row, for the error message
 )->bool:
     "A yes or no from a label file"
@@ -157,7 +157,7 @@ def as_flag(
 
 # %% ../../nbs/data/03_annotations.ipynb #1a90a21c
 def as_name(
-    v, # Text, or a whole number, which becomes text
+    v, # Text, or a whole number, which is turned into text
     where:str, # File and row, for the error message
 )->str:
     "The name of a class from a label file, with spaces around it removed"
@@ -170,7 +170,7 @@ def as_id(
     v, # A whole number or text
     where:str, # File and row, for the error message
 )->str:
-    "An id as text, so that '1' and 1 are the same"
+    "An id as text, so '1' and 1 are the same"
     if isinstance(v,float) and v.is_integer(): v = int(v)
     ok = isinstance(v,(str,int)) and not isinstance(v,bool)
     if ok and str(v).strip(): return str(v).strip()
@@ -181,7 +181,7 @@ def by_id(
     rows:list, # Dictionaries with an `id`
     where:str, # File and table, for the error message
 ): # ({id: row}, rows (file, object, problem, action))
-    "Look up the rows of a table by id; two rows with the same id must be equal"
+    "A table's rows by id; two rows with the same id must be equal"
     res,probs = {},[]
     for i,row in enumerate(rows):
         k = as_id(row['id'], f'{where}: row {i}')
@@ -196,15 +196,15 @@ def by_id(
 photo_types = {'.jpg','.jpeg','.jpe','.jfif','.png','.bmp','.gif','.tif','.tiff','.webp'}
 
 def _steps(name):
-    "Folders and file of a name, without a drive and without what leads out of the folder"
+    "Folders and file of a name, without a drive and without parts such as `..` that lead out of the folder"
     steps = [o for o in name.split('/') if o not in ('','.') and not (len(o)==2 and o[1]==':')]
     up = [i for i,o in enumerate(steps) if o=='..']
     return tuple(steps[up[-1]+1:] if up else steps)
 
 def spellings(
     name:str, # A photo's name, from a label file
-)->list: # Tuples of folders and file: as it stands, without backslashes, and without web codes
-    "What the name of a photo may mean"
+)->list: # Tuples of folders and file: as written, without backslashes, and without URL codes
+    "All the ways to read the name of a photo"
     slashes = name.strip().replace('\\','/')
     web = unquote(slashes.split('?d=')[-1]).replace('\\','/')
     return list(dict.fromkeys(_steps(o) for o in (name,slashes,web)))
@@ -213,7 +213,7 @@ def spellings(
 def find_photo(
     folder:str|Path, # Where the photos are
     name:str, # A photo's name, from a label file
-)->Path: # The photo, or None
+)->Path: # The photo, or None if there is none
     "The photo in the folder that a label file means"
     ways = spellings(name)
     ends = [''] + [e for o in sorted(photo_types) for e in (o,o.upper())]
@@ -243,10 +243,10 @@ def inside(
 class Labeled:
     "What a label file says about a photo, before anything is checked"
     path:Path # The photo, or where it should be
-    boxes:list # n times x0,y0,x1,y1
+    boxes:list # n boxes, x0,y0,x1,y1
     labels:list # n class names
-    name:str # Label file, and the row where one file holds many photos, for messages
-    says:str='' # The photo's name as the label file spells it
+    name:str # Label file, for messages, with the row if one file holds many photos
+    says:str='' # The photo's name as the label file writes it
     size:tuple=None # (width, height) in pixels, if the file says so
     difficult:list=field(default_factory=list) # n flags, or none
     crowd:list=field(default_factory=list) # n flags, or none
@@ -259,8 +259,8 @@ def _clash(a, b):
 
 def merge_photos(
     raw:list, # `Labeled`s
-): # (`Labeled`s with each photo once, rows (file, object, problem, action))
-    "Put together what label files say about one photo"
+): # (`Labeled`s, each photo once; rows (file, object, problem, action))
+    "Merge what label files say about the same photo"
     res,probs = {},[]
     for r in raw:
         o = res.setdefault(r.path, r)
@@ -276,13 +276,13 @@ def _flags_of(r, f): return list(getattr(r,f)) or [False]*len(r.labels)
 # %% ../../nbs/data/03_annotations.ipynb #46922616
 class OtherSize(BadPhoto): "A photo whose size differs from what its label file says"
 
-class Unturned(BadPhoto): "A photo that was labeled as it is stored, before EXIF turns it"
+class Unturned(BadPhoto): "A photo whose labels were drawn on it as it is stored, before EXIF turns it"
 
 def to_record(
     r:Labeled, # What the label file says
-    look:bool=True, # Look at the pixels of a photo that EXIF turns?
+    look:bool=True, # Look at the pixels if EXIF turns the photo?
 ): # (`Record`, rows (file, object, problem, action), does EXIF turn the photo?)
-    "Look at the photo, and clean its boxes"
+    "Look at the photo and clean its boxes"
     size,o = photo_layout(r.path)
     boxes = np.asarray(r.boxes,dtype=float).reshape(-1,4) * ([*size,*size] if r.fractions else 1)
     why = unturned_labels(r.path, boxes, o, size, r.size, look)
@@ -306,7 +306,7 @@ def _summary(probs):
     return ', '.join(f'{c} {k}' for k,c in n.items()) + f'; first: {first}. All of them: `.check()`'
 
 def _whole_vocab(recs, vocab, probs):
-    "The classes, each once; none that occurs may be missing"
+    "The classes, each once; an error if one that occurs is missing"
     if vocab is None: return None
     probs += [('',v,'a class twice','merged') for v,n in Counter(vocab).items() if n>1]
     known = dict.fromkeys(str(v) for v in vocab)
@@ -347,7 +347,7 @@ def _look_at_photos(raw, probs):
     "(records, messages about photos that cannot be used)"
     recs,bad,n_turned = [],[],0
     for r in raw:
-        try: rec,rows,turned = to_record(r, look=n_turned<30) # thirty are enough: a tool does so always or never
+        try: rec,rows,turned = to_record(r, look=n_turned<30) # thirty are enough: a tool does this always or never
         except (OSError,ValueError) as e:
             why = _left_out.get(type(e),'photo missing or unreadable')
             bad.append(str(e) + ('' if bad else _elsewhere(r.path)))
@@ -399,10 +399,10 @@ def _coco_names(d, file):
 
 # %% ../../nbs/data/03_annotations.ipynb #7c935dd9
 def as_size(
-    width, # Pixels, also as text. None, 0 or -1 if the tool did not know it
-    height, # The same
+    width, # In pixels, perhaps as text. None, 0 or -1 if the tool did not know it
+    height, # The same for the height
     where:str, # File and row, for the error message
-)->tuple: # (width, height), or None if the file does not say
+)->tuple: # (width, height), or None if the file does not give it
     "The size of a photo, from a label file"
     w,h = (0. if o in (None,'') else as_number(o,where) for o in (width,height))
     return (w,h) if w>0 and h>0 and math.isfinite(w+h) else None
@@ -464,7 +464,7 @@ def read_coco(
     file:str|Path, # COCO JSON
     imgs:str|Path, # Folder with the photos
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
-)->Annotations: # Boxes as pixel corners. `vocab` in the order of the category ids
+)->Annotations: # Boxes are corners in pixels; `vocab` is in the order of the category ids
     "Read annotations in COCO format"
     with border(file):
         d = json.loads(read_text(file), object_pairs_hook=_once)
@@ -479,7 +479,7 @@ def read_coco(
 # %% ../../nbs/data/03_annotations.ipynb #7d0edd40
 @patch
 def stats(self:Annotations)->pd.DataFrame:
-    "A row for each class: photos, objects, and the median width and height as a percentage of the photo"
+    "One row per class: photos, objects, and the median width and height as a percentage of the photo"
     rows = [(l,i,*(100*(b[2:]-b[:2])/np.array(r.size))) for i,r in enumerate(self) for l,b in zip(r.labels,r.boxes)]
     df = pd.DataFrame(rows, columns=['class','photo','width %','height %'])
     g = df.groupby('class')

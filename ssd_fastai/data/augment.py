@@ -30,7 +30,7 @@ def move_boxes(
     flip:bool=False, # Mirror left to right?
     flip_vert:bool=False, # Mirror top to bottom?
 ): # ((m, 4) boxes in pixels of the result, (n,) mask of the boxes that were kept)
-    "Boxes as seen through a window: kept if their center is inside, and clipped (SSD paper §2.2)"
+    "Boxes as seen through a window: those whose center is inside are kept and clipped (SSD paper §2.2)"
     x0,y0,x1,y1 = window
     (h,w),win = size,b.new_tensor(window)
     center = (b[:,:2]+b[:,2:])/2
@@ -45,8 +45,8 @@ def move_boxes(
 # %% ../../nbs/data/07_augment.ipynb #f1306c90
 class BoxStats(NamedTuple):
     "What a transform did to the boxes of its last photo or batch"
-    seen:int # Boxes that came in
-    clipped:int # Boxes kept, but cut at the edge
+    seen:int # Number of boxes that came in
+    clipped:int # Number of boxes kept, but cut at the edge
     lost:dict # Reason → number of boxes dropped
     def __add__(self, o):
         lost = dict(Counter(self.lost)+Counter(o.lost))
@@ -55,7 +55,7 @@ class BoxStats(NamedTuple):
 def reasons(
     why:dict, # Reason → boxes: a number, or a mask
 )->dict: # Reason → number of boxes, without the reasons that did not occur
-    "The `lost` of a `BoxStats`"
+    "Make the `lost` of a `BoxStats`"
     counts = {k:int(v.sum()) if isinstance(v,Tensor) else v for k,v in why.items()}
     return {k:n for k,n in counts.items() if n}
 
@@ -83,7 +83,7 @@ def hw(
 
 # %% ../../nbs/data/07_augment.ipynb #189cd118
 class BoxResize(ItemTransform):
-    "Bring a photo with its boxes to `size`; squish and pad keep every box"
+    "Resize a photo with its boxes to `size`; squish and pad keep every box"
     order = 0
     def __init__(self,
         size:int|tuple, # A number, or (height, width)
@@ -106,15 +106,15 @@ class BoxResize(ItemTransform):
 @patch
 def window(self:BoxResize,
     size:tuple, # (width, height) of a photo
-)->dict: # `window`: x0,y0,x1,y1 in its pixels
+)->dict: # `window`: x0,y0,x1,y1 in pixels of that photo
     "What the model sees of a photo when nothing is random"
     return dict(window=fitted_window(size, self.size, self.method))
 
 @patch
 def pick(self:BoxResize,
     x:tuple, # (photo, boxes, labels)
-)->dict: # `window`, and maybe `flip` and `flip_vert`: arguments of `crop_resize`
-    "How to look at a photo; nothing is random here"
+)->dict: # `window`, and optionally `flip` and `flip_vert`: arguments for `crop_resize`
+    "Choose how to look at a photo; nothing is random here"
     return self.window(x[0].size)
 
 # %% ../../nbs/data/07_augment.ipynb #fd5f1efa
@@ -133,10 +133,10 @@ def zoom_in(
     w:int, # Width of the photo
     h:int, # Height of the photo
     b:Tensor, # (n, 4) objects, corners in pixels of the photo
-    min_in:float, # Smallest window, in sides of the photo
+    min_in:float, # Smallest window, as a fraction of the photo's sides
     tries:int=20, # Windows drawn before giving up
-)->tuple|None: # x0,y0,x1,y1 in pixels of the photo. None if no window was good
-    "A random window inside the photo with the center of some object in it"
+)->tuple|None: # x0,y0,x1,y1 in pixels of the photo; None if no window was good
+    "A random window inside the photo that contains the center of some object"
     centers = ((b[:,:2]+b[:,2:])/2).tolist()
     for _ in range(tries):
         sx,sy = random.uniform(min_in,1),random.uniform(min_in,1)
@@ -147,15 +147,15 @@ def zoom_in(
 
 # %% ../../nbs/data/07_augment.ipynb #320e8130
 class RandomWindow(BoxResize):
-    "Zoom out, zoom in and mirror, at random and in training only, in one resampling (after SSD paper §2.2, §3.6)"
+    "Zoom out, zoom in and mirror at random, in training only, in one resampling (after SSD paper §2.2, §3.6)"
     def __init__(self,
         size:int|tuple, # A number, or (height, width)
         p_flip:float=.5, # Chance of mirroring left to right
-        p_flip_vert:float=0., # Chance of mirroring top to bottom: .5 where there is no up, as under a microscope
+        p_flip_vert:float=0., # Chance of mirroring top to bottom: use .5 if photos have no up, as under a microscope
         p_out:float=.3, # Chance of zooming out
         max_out:float=2., # Largest window, as a multiple of the photo's sides (the paper: 4)
         p_in:float=.7, # Chance of zooming in, when not zooming out
-        min_in:float=.4, # Smallest window, in sides of the photo (torchvision: .3)
+        min_in:float=.4, # Smallest window, as a fraction of the photo's sides (torchvision: .3)
         tries:int=20, # Crops drawn before taking the whole photo
         method:str='squish', # For validation, and when there is no zoom: see `BoxResize`
     ):
@@ -167,10 +167,10 @@ class RandomWindow(BoxResize):
     def pick(self,
         x:tuple, # (photo, boxes, labels)
     )->dict: # `window`, `flip` and `flip_vert`
-        "How to look at a photo: at random in training"
+        "Choose how to look at a photo: at random in training"
         if not self.training: return self.window(x[0].size)
         w,h = x[0].size
-        b = x[1].as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([w,h,w,h])) # only what is on the photo
+        b = x[1].as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([w,h,w,h])) # only the part inside the photo
         window = self.draw(w, h, b[((b[:,2:]-b[:,:2])>0).all(1)])
         return dict(window=window, flip=random.random()<self.p_flip, flip_vert=random.random()<self.p_flip_vert)
 
@@ -188,7 +188,7 @@ def draw(self:RandomWindow,
 
 # %% ../../nbs/data/07_augment.ipynb #68b1bb20
 def _good_crops(c, b, least):
-    "Which crops (t, 1, 4) hold the center of an object (n, 4) that they overlap by an IoU of `least` or more"
+    "Which crops (t, 1, 4) contain the center of an object (n, 4) and overlap it by an IoU of `least` or more"
     center = (b[:,:2]+b[:,2:])/2
     within = ((center>c[...,:2]) & (center<c[...,2:])).all(-1)
     inter = (np.minimum(b[:,2:],c[...,2:])-np.maximum(b[:,:2],c[...,:2])).clip(0).prod(-1)
@@ -199,13 +199,13 @@ def _good_crops(c, b, least):
 def iou_crop(
     b:np.ndarray, # (n, 4) objects, corners, as fractions of the picture
     rng:np.random.Generator, # Source of randomness
-    scale:tuple=(.3,1.), # Smallest and largest side of the crop
+    scale:tuple=(.3,1.), # Smallest and largest side of the crop, as a fraction of the picture's
     ratio:tuple=(.5,2.), # Smallest and largest width over height, in pixels
     aspect:float=1., # Width over height of the picture, in pixels
-    options:tuple=(0.,.1,.3,.5,.7,.9,1.), # Minimum IoU with some object. 1 is the whole picture
+    options:tuple=(0.,.1,.3,.5,.7,.9,1.), # Minimum IoU with some object; 1 means the whole picture
     tries:int=40, # Crops drawn for each option
 )->np.ndarray: # (4,) the crop, corners, as fractions of the picture
-    "A crop by the rule of SSD paper §2.2, as torchvision's `RandomIoUCrop` draws it"
+    "Draw a crop by the rule of SSD paper §2.2, as torchvision's `RandomIoUCrop` does"
     while True:
         least = options[rng.integers(len(options))]
         if least>=1: return np.array([0.,0,1,1])
@@ -218,13 +218,13 @@ def iou_crop(
 
 # %% ../../nbs/data/07_augment.ipynb #d8286734
 class PaperWindow(RandomWindow):
-    "Zoom out, IoU crop and mirror as in the SSD paper and in torchvision, in training only, in one resampling"
+    "Zoom out, IoU crop and mirroring as in the SSD paper and torchvision, in training only, in one resampling"
     def __init__(self,
         size:int|tuple, # A number, or (height, width)
         p_flip:float=.5, # Chance of mirroring left to right
         p_flip_vert:float=0., # Chance of mirroring top to bottom
         p_out:float=.5, # Chance of zooming out
-        max_out:float=4., # Largest canvas, in sides of the photo
+        max_out:float=4., # Largest window, as a multiple of the photo's sides
         p_in:float=1., # Chance of an IoU crop (which may be the whole picture)
         method:str='squish', # For validation: see `BoxResize`
     ): super().__init__(size, p_flip, p_flip_vert, p_out, max_out, p_in, method=method)
@@ -233,7 +233,7 @@ class PaperWindow(RandomWindow):
         h:int, # Height of the photo
         b:Tensor, # (n, 4) objects, corners in pixels of the photo
     )->tuple: # x0,y0,x1,y1 in pixels of the photo
-        "A window by the rule of the paper"
+        "A random window by the rule of the paper"
         rng = np.random.default_rng(random.getrandbits(64))
         canvas = zoom_out(w, h, self.max_out) if random.random()<self.p_out else (0.,0.,w,h)
         if random.random()>=self.p_in: return canvas
@@ -247,12 +247,12 @@ _eye,_gray = torch.eye(3),torch.full((3,3),1/3)
 _around_gray = torch.tensor([[0.,-1,1],[1,0,-1],[-1,1,0]])/math.sqrt(3)
 
 def color_map(
-    bright:float=0., # Added brightness, 1 being white
+    bright:float=0., # Added brightness, where 1 is white
     contrast:float=1., # Factor around mid-gray
     saturation:float=1., # Factor around each color's gray
-    hue:float=0., # Turn of hue in degrees
+    hue:float=0., # Rotation of the hue in degrees
 ): # ((3, 3) matrix, (3, 1) offset)
-    "A linear change of color"
+    "A linear change of the colors"
     a = math.radians(hue)
     turn = math.cos(a)*_eye + math.sin(a)*_around_gray + (1-math.cos(a))*_gray
     matrix = contrast*(turn@(saturation*_eye+(1-saturation)*_gray))
@@ -261,10 +261,10 @@ def color_map(
 # %% ../../nbs/data/07_augment.ipynb #c480694c
 def color_maps(
     n:int, # Number of photos
-    bright:float=.1, # Largest change of brightness, 1 being white
+    bright:float=.1, # Largest change in brightness, where 1 is white
     contrast:float=.3, # Contrast is scaled by 1 ± this
     saturation:float=.3, # Saturation is scaled by 1 ± this
-    hue:float=12., # Largest turn of hue in degrees
+    hue:float=12., # Largest rotation of the hue in degrees
     p:float=.5, # Chance of each change
     rng:random.Random=random, # Source of randomness
 ): # ((n, 3, 3) matrices, (n, 3, 1) offsets)
@@ -278,13 +278,13 @@ def color_maps(
 
 # %% ../../nbs/data/07_augment.ipynb #8aa34bd3
 class ColorJitter(RandTransform):
-    "Random brightness, contrast, saturation and hue of a batch in one matrix product; training only (SSD paper §2.2)"
+    "Change brightness, contrast, saturation and hue at random, in one matrix product; training only (SSD paper §2.2)"
     order,split_idx = 20,0
     def __init__(self,
-        bright:float=.1, # Largest change of brightness, 1 being white
+        bright:float=.1, # Largest change in brightness, where 1 is white
         contrast:float=.3, # Contrast is scaled by 1 ± this
         saturation:float=.3, # Saturation is scaled by 1 ± this
-        hue:float=12., # Largest turn of hue in degrees
+        hue:float=12., # Largest rotation of the hue in degrees
         p:float=.5, # Chance of each change, for each photo
     ):
         super().__init__(p=1.)
@@ -296,7 +296,7 @@ class ColorJitter(RandTransform):
 
 # %% ../../nbs/data/07_augment.ipynb #611ca4e0
 def visible(
-    b:Tensor, # (..., 4) boxes, corners, −1 to 1 being the picture
+    b:Tensor, # (..., 4) boxes, corners; the picture is −1 to 1
 ): # ((..., 4) the same, clipped to the picture; (...) the fraction of the area that is left)
     "Boxes clipped to the picture, and how much of each is left"
     def area(o): return (o[...,2:]-o[...,:2]).clamp(min=0).prod(-1)
@@ -305,7 +305,7 @@ def visible(
 
 # %% ../../nbs/data/07_augment.ipynb #4af86713
 class CountsLater(ItemTransform):
-    "An `ItemTransform` whose `box_stats` may be set to a function, which runs when they are asked for"
+    "An `ItemTransform` whose `box_stats` can be a function, which runs only when you read them"
     @property
     def box_stats(self):
         "What happened to the boxes of the last call: a `BoxStats`, or None"
@@ -317,10 +317,10 @@ class CountsLater(ItemTransform):
 
 # %% ../../nbs/data/07_augment.ipynb #14567c33
 class KeepInside(CountsLater):
-    "After the batch transforms: boxes clipped to the picture; those hardly visible become padding"
+    "Run after the batch transforms: clip boxes to the picture and turn hardly visible ones into padding"
     order = 200
     def __init__(self,
-        min_visible:float=.25, # Boxes of which less is left are dropped: a fraction of their area
+        min_visible:float=.25, # Drop a box if less than this fraction of its area is left
     ):
         super().__init__()
         self.min_visible,self.box_stats = min_visible,None
@@ -336,7 +336,7 @@ class KeepInside(CountsLater):
 # %% ../../nbs/data/07_augment.ipynb #7df16908
 @patch
 def _count(self:KeepInside, real, keep, fraction):
-    "How many boxes were cut, and how many were dropped and why"
+    "How many boxes were clipped, how many were dropped, and why"
     outside = real & (fraction<=0)
     hardly = real & (fraction>0) & (fraction<self.min_visible)
     lost = reasons({'outside the picture':outside, f'less than {self.min_visible:.0%} visible':hardly,
@@ -346,11 +346,11 @@ def _count(self:KeepInside, real, keep, fraction):
 # %% ../../nbs/data/07_augment.ipynb #728b4960
 def ssd_tfms(
     size:int|tuple, # What the model sees: a number, or (height, width)
-    flip_vert:bool=False, # Mirror top to bottom too? Yes where there is no up: smears, maps, trays seen from above
-    color:float=1., # Strength of the color changes. 0 for none
-    paper:bool=False, # The paper's window and its ranges of color, rather than the milder ones?
+    flip_vert:bool=False, # Mirror top to bottom, too? Good if photos have no up: smears, maps, trays seen from above
+    color:float=1., # Strength of the color changes; 0 for none
+    paper:bool=False, # Use the paper's window and color ranges rather than the milder ones?
     **kwargs, # Passed to `RandomWindow` or `PaperWindow`
-): # (item transforms, batch transforms): what the loaders take as `tfms`
+): # (item transforms, batch transforms), to pass to the loaders as `tfms`
     "SSD's augmentation: geometry in one resampling per photo, color on the batch"
     window,ranges = (PaperWindow,(32/255,.5,.5,18)) if paper else (RandomWindow,(.1,.3,.3,12))
     jitter = [ColorJitter(*(o*color for o in ranges))] if color else []
@@ -360,7 +360,7 @@ def ssd_tfms(
 def zooms_of(
     tfms, # Item transforms
     n:int=300, # Windows drawn
-)->tuple: # Three factors. (1.,) if nothing zooms
+)->tuple: # Three factors, or (1.,) if nothing zooms
     "The sizes at which a random window shows an object: the 1/6, 1/2 and 5/6 quantiles"
     window = next((t for t in tfms if isinstance(t,RandomWindow)), None)
     if window is None: return (1.,)

@@ -41,14 +41,14 @@ def record_boxes(
 class Ignored(str):
     "The class of an object that is ignored: a crowd, or a difficult one"
     def __new__(cls,
-        name, # The class: usually a text
+        name, # The class, usually text
     ):
         self = super().__new__(cls, name)
         self.name = name
         return self
 
 def record_labels(
-    r:Record, # Photo with boxes
+    r:Record, # A photo with its boxes
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
 )->list: # n class names
     "The labels of a record"
@@ -64,7 +64,7 @@ class RecordLabels(Transform):
 
 # %% ../../nbs/data/10_block.ipynb #e3915990
 class BoxCategorize(MultiCategorize):
-    "Class names to numbers from 1; 0 is background and padding. Integers even for a photo without objects"
+    "Turn class names into numbers from 1; 0 is background and padding. Integers even for a photo without objects"
     def __init__(self,
         vocab:list, # Object classes, without background
     ): super().__init__(vocab=['#na#']+list(vocab))
@@ -76,8 +76,8 @@ class BoxCategorize(MultiCategorize):
 
 # %% ../../nbs/data/10_block.ipynb #a1f73a50
 def pad_boxes(
-    samples:list, # (photo, boxes, labels) tuples, or (photo,) where there is no target
-)->list: # The same, with as many rows of boxes and labels in each
+    samples:list, # (photo, boxes, labels) tuples, or (photo,) if there is no target
+)->list: # The same, all with equally many rows of boxes and labels
     "Pad the boxes and labels of a batch with rows of zeros"
     if any(len(s)<3 for s in samples): return samples
     n = max(1, *(len(s[2]) for s in samples))
@@ -102,21 +102,21 @@ class BBoxDataLoaders(DataLoaders):
         return self.resize.size
     @property
     def resize(self):
-        "The transform that brings photos to their size"
+        "The transform that resizes the photos"
         return next(t for t in self.train.after_item if isinstance(t,BoxResize))
     @property
     def records(self):
-        "`Record`s of the training and of the validation set"
+        "The `Record`s of the training set and of the validation set"
         return self.train.dataset.items,self.valid.dataset.items
 
 # %% ../../nbs/data/10_block.ipynb #cd794299
 def tfm_pair(
     tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them
-    item_tfms:list=None, # Item transforms alone
-    batch_tfms:list=None, # Batch transforms alone
-    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
+    item_tfms:list=None, # Item transforms only
+    batch_tfms:list=None, # Batch transforms only
+    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: the transforms' size, or 224
 ): # (item transforms, batch transforms, (height, width))
-    "The transforms that were asked for, the others from `ssd_tfms`, and the size that they make"
+    "The transforms that you asked for, the others from `ssd_tfms`, and the size of the photos they make"
     if tfms is not None:
         if item_tfms is not None or batch_tfms is not None:
             raise ValueError('`tfms` holds both kinds of transforms: pass `tfms`, or `item_tfms` and `batch_tfms`.')
@@ -137,8 +137,8 @@ _why_lost = ("fastai's item transforms lose boxes, because they run while boxes 
 def check_item_tfms(
     tfms:list, # Item transforms
     size:tuple, # (height, width) that the model sees
-)->list: # The same. With a `BoxResize`, if nothing else brings photos to `size`
-    "Raise if item transforms lose boxes, or make photos of another size"
+)->list: # The same, plus a `BoxResize` if nothing else brings photos to `size`
+    "Raise if item transforms lose boxes, or make photos of a different size"
     bad = [type(t).__name__ for t in tfms if isinstance(t,_lose_boxes)]
     if bad: raise ValueError(f"{', '.join(bad)}: {_why_lost}")
     resizes = [t for t in tfms if isinstance(t,BoxResize)]
@@ -151,8 +151,8 @@ def check_item_tfms(
 # %% ../../nbs/data/10_block.ipynb #1a66358b
 def check_batch_tfms(
     tfms:list, # Batch transforms
-)->list: # The same, without mirrored edges, with `KeepInside`
-    "Batch transforms that are safe for boxes"
+)->list: # The same, without mirrored edges and with `KeepInside`
+    "Make batch transforms safe for boxes"
     for t in tfms:
         if isinstance(t,BoxGeometry): t.order = 15 # after the photos have become floats
     mirrors = [t for t in tfms if getattr(t,'pad_mode',None)==PadMode.Reflection]
@@ -178,7 +178,7 @@ def _blocks(vocab, ignore):
 
 # %% ../../nbs/data/10_block.ipynb #f4689dfc
 def _records_by(get_items, get_y, vocab):
-    "A function that makes `Record`s of a source, checked like those of any reader"
+    "A function that turns a source into `Record`s, with the same checks as in any reader"
     def one(path):
         boxes,labels = get_y(path)
         boxes = np.asarray(boxes,float).reshape(-1,4).tolist()
@@ -188,22 +188,22 @@ def _records_by(get_items, get_y, vocab):
     return records
 
 def _by_path(splitter):
-    "A splitter of paths for `Record`s"
+    "Make a splitter of paths work on `Record`s"
     def split(records): return splitter([r.path for r in records])
     return split
 
 # %% ../../nbs/data/10_block.ipynb #61137cf4
 def bbox_datablock(
     vocab:list, # Object classes, without background
-    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
-    tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns. Default: `ssd_tfms(size)`
-    item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
-    batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`
+    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: the transforms' size, or 224
+    tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them. Default: `ssd_tfms(size)`
+    item_tfms:list=None, # Item transforms only. Default: those of `ssd_tfms`
+    batch_tfms:list=None, # Batch transforms only. Default: those of `ssd_tfms`
     splitter=None, # Which records are for validation. Default: 20 % at random
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
-    ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored: not learned, neither found nor missed
-    get_items=None, # Source → paths of photos, as `get_image_files`. Default: the source is a list of `Record`s
-    get_y=None, # Path → (boxes, labels): corners in pixels, and class names. With `get_items`
+    ignore:tuple=('crowd','difficult'), # Flags of objects to ignore: not learned, and neither found nor missed
+    get_items=None, # Source → paths of photos, like `get_image_files`. Default: the source is a list of `Record`s
+    get_y=None, # Path → (boxes, labels): corners in pixels, and class names. Use with `get_items`
 )->BBoxDataBlock: # Records → (photo, TensorBBox, TensorMultiCategory)
     "A DataBlock for photos with boxes, from `Record`s, or from functions as in fastai"
     if (get_items is None)!=(get_y is None):
@@ -224,11 +224,11 @@ def _unknown_class(r, label, part, vocab):
             'Is it spelled differently? If it is new, move some photos with it to `train`.')
 
 def _check_records(ann, part, vocab):
-    "Raise an error if a set cannot be trained on"
+    "Raise an error if we cannot train on a set"
     if not len(ann): raise ValueError(f'There are no photos in `{part}`.')
     for r in ann:
         rows = clean(r.boxes, r.labels, r.size, str(r.path))[2]
-        if rows: raise ValueError(f'{r.path} in `{part}`: box {rows[0][1]}: {rows[0][2]}. Mend or remove it.')
+        if rows: raise ValueError(f'{r.path} in `{part}`: box {rows[0][1]}: {rows[0][2]}. Fix or remove it.')
         odd = [l for l in r.labels if l not in vocab]
         if odd: raise ValueError(_unknown_class(r, odd[0], part, vocab))
 
@@ -237,11 +237,11 @@ def n_objects(
     ann:Annotations, # A data set
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
 )->Counter: # Class → number of objects
-    "How many objects of each class count: those that are not ignored"
+    "How many objects of each class count, leaving out ignored ones"
     return Counter(l for r in ann for l in record_labels(r,ignore) if not isinstance(l,Ignored))
 
 def _doubts(train, valid, count, ignore):
-    "What looks odd about a pair of sets, but may be intended"
+    "What looks odd about a pair of sets, but may be intentional"
     both = sorted({r.path for r in train} & {r.path for r in valid})
     if both:
         yield (f'{len(both)} photos are in `train` and in `valid` ({both[0].name}, say): '
@@ -252,8 +252,8 @@ def _doubts(train, valid, count, ignore):
 
 # %% ../../nbs/data/10_block.ipynb #c247a7c4
 def check_pair(
-    train:Annotations, # For training
-    valid:Annotations, # For validation
+    train:Annotations, # Training set
+    valid:Annotations, # Validation set
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
 ):
     "Raise or warn about what would fail later: no photos, nothing to learn, or classes that do not match"
@@ -271,20 +271,20 @@ def check_pair(
 # %% ../../nbs/data/10_block.ipynb #2c922c45
 @patch(cls_method=True)
 def from_annotations(cls:BBoxDataLoaders,
-    train:Annotations, # For training. Its `vocab` is used
-    valid:Annotations, # For validation
-    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: that of the transforms, or 224
-    bs:int=None, # Photos in a batch. Default: 16, or 8 for fewer than 400 training photos, for more steps
-    tfms=None, # (item transforms, batch transforms): what `ssd_tfms` returns. Default: `ssd_tfms(size)`
-    item_tfms:list=None, # Item transforms alone. Default: those of `ssd_tfms`
-    batch_tfms:list=None, # Batch transforms alone. Default: those of `ssd_tfms`
+    train:Annotations, # Training set; its `vocab` is used
+    valid:Annotations, # Validation set
+    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: the transforms' size, or 224
+    bs:int=None, # Photos in a batch. Default: 16, or 8 with fewer than 400 training photos, for more steps
+    tfms=None, # (item transforms, batch transforms), as `ssd_tfms` returns them. Default: `ssd_tfms(size)`
+    item_tfms:list=None, # Item transforms only. Default: those of `ssd_tfms`
+    batch_tfms:list=None, # Batch transforms only. Default: those of `ssd_tfms`
     stats:tuple=imagenet_stats, # (mean, std) for normalization, or None
-    ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored: not learned, neither found nor missed
+    ignore:tuple=('crowd','difficult'), # Flags of objects to ignore: not learned, and neither found nor missed
     num_workers:int=None, # Worker processes; default: fastai's with a GPU, none without
-    path:str|Path='.', # Where the learner saves
+    path:str|Path='.', # Where the learner saves its files
     device=None, # Default: the GPU if there is one
 )->BBoxDataLoaders: # Ready for `ssd_learner`
-    "DataLoaders from two sets of annotations"
+    "Make DataLoaders from two sets of annotations"
     check_pair(train, valid, ignore)
     n = len(train)
     if bs is None: bs = 8 if n<400 else 16
@@ -298,7 +298,7 @@ def from_annotations(cls:BBoxDataLoaders,
 # %% ../../nbs/data/10_block.ipynb #3f249862
 def loader_stats(
     dl, # A DataLoader
-)->tuple: # (mean, std) as lists. None without normalization
+)->tuple: # (mean, std) as lists, or None without normalization
     "The normalization of a loader"
     t = next((t for t in dl.after_batch.fs if isinstance(t,Normalize)), None)
     return t and tuple(o.flatten().tolist() for o in (t.mean,t.std))
@@ -313,7 +313,7 @@ def same_stats(
 
 # %% ../../nbs/data/10_block.ipynb #22e5998e
 def _with_input(dl, size, stats):
-    "A copy of a loader with another size and normalization"
+    "A copy of a loader with a different size and normalization"
     item,batch = deepcopy(dl.after_item),deepcopy(dl.after_batch)
     for t in item.fs:
         if isinstance(t,BoxResize): t.size = size
@@ -324,26 +324,26 @@ def _with_input(dl, size, stats):
 
 @patch
 def with_input(self:BBoxDataLoaders,
-    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: as it is
-    stats:tuple=None, # (mean, std) for normalization. Default: as it is
-)->BBoxDataLoaders: # New ones; these stay as they are
-    "Loaders of the same photos with another size or normalization"
+    size:int|tuple=None, # What the model sees: a number, or (height, width). Default: unchanged
+    stats:tuple=None, # (mean, std) for normalization. Default: unchanged
+)->BBoxDataLoaders: # New loaders; these stay as they are
+    "Loaders for the same photos with a different size or normalization"
     size = self.size if size is None else hw(size)
     return type(self)(*[_with_input(dl,size,stats or loader_stats(dl)) for dl in self.loaders], path=self.path,
                       device=self.device)
 
 # %% ../../nbs/data/10_block.ipynb #f358274b
 def _with_records(dl, records, split_idx):
-    "A copy of a loader with other photos"
+    "A copy of a loader with different photos"
     ds = Datasets(tls=[tl._new(list(records), split_idx=split_idx) for tl in dl.dataset.tls], n_inp=1)
     return dl.new(dataset=ds, bs=min(dl.bs,len(records)))
 
 @patch
 def with_photos(self:BBoxDataLoaders,
-    train:Annotations, # For training
-    valid:Annotations, # For validation
-)->BBoxDataLoaders: # New ones; these stay as they are
-    "Loaders of other photos with the same classes, transforms and size"
+    train:Annotations, # Training set
+    valid:Annotations, # Validation set
+)->BBoxDataLoaders: # New loaders; these stay as they are
+    "Loaders for different photos with the same classes, transforms and size"
     ignore = next(t.ignore for t in self.train.dataset.tls[2].tfms.fs if isinstance(t,RecordLabels))
     check_pair(Annotations(list(train),self.vocab), Annotations(list(valid),self.vocab), ignore)
     new = [_with_records(dl,rs,i) for i,(dl,rs) in enumerate(zip(self.loaders,(train,valid)))]
@@ -354,7 +354,7 @@ def unnormalize(
     x:Tensor, # (B, 3, h, w), or one photo, as the model gets it
     after_batch, # The pipeline that made it
 )->Tensor: # (B, h, w, 3), 0 to 1
-    "Photos of a batch as they look"
+    "Turn the photos of a batch back into normal colors"
     x = x.as_subclass(Tensor).float().cpu()
     for t in after_batch:
         if isinstance(t,Normalize): x = x*t.std.cpu().view(3,1,1)+t.mean.cpu().view(3,1,1)
@@ -365,7 +365,7 @@ def color_legend(
     vocab:list, # Object classes
     numbers, # Positions in `vocab` of the classes to explain
 ):
-    "Which color is which class, above the photos"
+    "Add a legend above the photos: which color is which class"
     keys = [plt.Line2D([], [], color=palette[i%len(palette)], lw=3, label=str(vocab[i])) for i in sorted(numbers)]
     if keys: fig.legend(handles=keys, ncol=min(6,len(keys)), fontsize=8, loc='upper center', frameon=False)
 
@@ -374,13 +374,13 @@ def color_legend(
 def show_batch(self:BBoxDataLoaders,
     max_n:int=9, # Photos shown
     split:int=0, # 0 for training, 1 for validation
-    unique:bool=False, # The same photo `max_n` times, each time augmented again?
+    unique:bool=False, # Show the same photo `max_n` times, each time augmented differently?
     names:bool=False, # Write the class on each box?
-    cols:int=3, # Photos in a row
-    nrows:int=None, # Rows, as in fastai. Default: by `max_n`
-    ncols:int=None, # Photos in a row, as fastai calls it
+    cols:int=3, # Photos per row
+    nrows:int=None, # Rows, as in fastai. Default: as many as `max_n` needs
+    ncols:int=None, # fastai's name for `cols`
 ):
-    "Show photos of a batch with their boxes"
+    "Show the photos of a batch with their boxes"
     dl,cols = self.loaders[split],ncols or cols
     if nrows: max_n = nrows*cols
     if unique: dl = dl.new(get_idxs=lambda: [0]*max_n, bs=max_n, num_workers=0)
@@ -403,7 +403,7 @@ def show_batch(self:BBoxDataLoaders,
 def as_test_item(
     o, # A path, a `Record`, or a PIL image
 ): # `Record`, or `PILImage`
-    "A photo as an item of a test set"
+    "Turn a photo into an item of a test set"
     if isinstance(o,Record): return o
     if isinstance(o,Image.Image): return PILImage(to_rgb(o))
     if isinstance(o,(str,Path)): return Record(o, photo_size(o), [], [])
@@ -414,7 +414,7 @@ def as_test_item(
 @patch
 def test_dl(self:BBoxDataLoaders,
     items, # Paths, `Record`s, or PIL images
-    with_labels:bool=False, # Boxes and labels too? Only for `Record`s
+    with_labels:bool=False, # Include boxes and labels? Only for `Record`s
     **kwargs, # Passed to the loader: bs, num_workers, …
 )->TfmdDL: # In the order of `items`, with the transforms of the validation set
     "A loader for new photos, for `learn.get_preds(dl=…)`"
@@ -433,11 +433,11 @@ def test_dl(self:BBoxDataLoaders,
 def from_coco(cls:BBoxDataLoaders,
     train:str|Path, # COCO file for training
     valid:str|Path, # COCO file for validation
-    imgs:str|Path, # Folder with the photos of both
+    imgs:str|Path, # Folder with the photos for both
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     **kwargs
 )->BBoxDataLoaders:
-    "DataLoaders from two COCO files and a folder of photos"
+    "Make DataLoaders from two COCO files and a folder of photos"
     return cls.from_annotations(*(read_coco(f,imgs,drop_bad=drop_bad) for f in (train,valid)), **kwargs)
 
 @patch(cls_method=True)
@@ -447,7 +447,7 @@ def from_yolo(cls:BBoxDataLoaders,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     **kwargs
 )->BBoxDataLoaders:
-    "DataLoaders from a YOLO folder with train and valid parts"
+    "Make DataLoaders from a YOLO folder with a train and a valid split"
     return cls.from_annotations(*(read_yolo(root,part,drop_bad=drop_bad) for part in ('train','valid')), **kwargs)
 
 # %% ../../nbs/data/10_block.ipynb #56c8fe45
@@ -456,7 +456,7 @@ def from_yolo(cls:BBoxDataLoaders,
 def from_voc(cls:BBoxDataLoaders,
     imgs:str|Path, # Folder with the photos
     xmls:str|Path, # Folder with the XML files
-    train:str|Path=None, # Split file for training. Default: all that is not in `valid`
+    train:str|Path=None, # Split file for training. Default: everything that is not in `valid`
     valid:str|Path=None, # Split file for validation. Default: `valid_pct` of `train`, at random
     valid_pct:float=.2, # Fraction for validation, if `valid` is not given
     seed:int=42, # The same seed gives the same split
@@ -464,7 +464,7 @@ def from_voc(cls:BBoxDataLoaders,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     **kwargs
 )->BBoxDataLoaders:
-    "DataLoaders from folders of photos and VOC XML files, with two split files, or split at random"
+    "Make DataLoaders from folders of photos and VOC XML files, with split files or split at random"
     def read(ids): return read_voc(imgs, xmls, ids, one_based=one_based, drop_bad=drop_bad)
     t = read(train)
     if valid is None: return cls.from_annotations(*t.split(valid_pct,seed), **kwargs)
@@ -487,7 +487,7 @@ def from_csv(cls:BBoxDataLoaders,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     **kwargs
 )->BBoxDataLoaders:
-    "DataLoaders from a table of boxes; with a second table for validation, or split at random"
+    "Make DataLoaders from a table of boxes, with a second table for validation or split at random"
     def read(f): return read_csv(f, imgs, columns, drop_bad=drop_bad)
     pair = read(file).split(valid_pct,seed) if valid is None else (read(file),read(valid))
     return cls.from_annotations(*pair, **kwargs)

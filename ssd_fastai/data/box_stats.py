@@ -20,8 +20,8 @@ from .block import BBoxDataLoaders
 # %% ../../nbs/data/11_box_stats.ipynb #0dda8cd0
 def n_boxes(
     x, # (photo or photos, boxes, labels)
-)->int|None: # Number of boxes. None, if there is no target
-    "Boxes of an item or of a batch"
+)->int|None: # Number of boxes, or None if there is no target
+    "Count the boxes of an item or of a batch"
     if not isinstance(x,tuple) or len(x)<3 or not isinstance(x[1],Tensor): return None
     return len(x[1]) if x[1].ndim==2 else int((x[2]!=0).sum())
 
@@ -35,13 +35,13 @@ def _unexplained(name, n_in, n_out, lost):
 
 # %% ../../nbs/data/11_box_stats.ipynb #53fb3692
 class BoxReport:
-    "Boxes in, kept, clipped and dropped, and why, for each transform"
+    "For each transform: boxes in, kept, clipped and dropped, and why"
     def __init__(self): self.rows = {}
     def add(self,
         name:str, # The transform
         n_in:int, # Number of boxes before
         n_out:int, # Number of boxes after
-        stats:BoxStats=None, # What the transform says about it
+        stats:BoxStats=None, # What the transform says about the call
     ):
         "Add one call of a transform; raise `BoxesLost` if the numbers do not agree"
         stats = stats or BoxStats(n_in, 0, {})
@@ -52,7 +52,7 @@ class BoxReport:
 
 # %% ../../nbs/data/11_box_stats.ipynb #a2ace430
 def check_boxes(
-    name:str, # The transform that they come from
+    name:str, # The transform that the boxes come from
     b:Tensor, # (..., n, 4) boxes
     l:Tensor, # (..., n) labels
 ):
@@ -68,7 +68,7 @@ def check_boxes(
 
 # %% ../../nbs/data/11_box_stats.ipynb #94befe4a
 class Watched:
-    "A transform whose boxes are counted in a report"
+    "A transform with its boxes counted in a report"
     def __init__(self,
         tfm, # The transform
         report:BoxReport, # Where to count
@@ -78,15 +78,15 @@ class Watched:
         return getattr(self.tfm, k)
     def __call__(self, x, **kwargs):
         before = n_boxes(x)
-        if hasattr(self.tfm,'box_stats'): self.tfm.box_stats = None # of the last call
+        if hasattr(self.tfm,'box_stats'): self.tfm.box_stats = None # forget the last call
         y = self.tfm(x, **kwargs)
-        if before is not None: self._compare(x, y, before) # without a target there is nothing to count
+        if before is not None: self._compare(x, y, before) # without a target, there is nothing to count
         return y
 
 # %% ../../nbs/data/11_box_stats.ipynb #53a0be0f
 @patch
 def _compare(self:Watched, x, y, before):
-    "Check what came out, and report it if boxes have changed"
+    "Check what came out, and report it if the boxes have changed"
     check_boxes(self.name, y[1], y[2])
     after,stats = n_boxes(y),getattr(self.tfm,'box_stats',None)
     same = x[1].shape==y[1].shape and torch.equal(x[1],y[1])
@@ -98,7 +98,7 @@ def watched(
     pipes:list, # Pipelines of transforms
     report:BoxReport, # Where to count
 ):
-    "Watch the transforms of pipelines within a `with` block"
+    "Watch the transforms of pipelines inside a `with` block"
     own = [p.fs for p in pipes]
     try:
         for p,fs in zip(pipes,own): p.fs = type(fs)(Watched(f,report) for f in fs)
@@ -108,7 +108,7 @@ def watched(
 
 # %% ../../nbs/data/11_box_stats.ipynb #279b4c8f
 def check_inside(
-    b:Tensor, # (B, n, 4) boxes of a batch, −1 to 1 being the picture
+    b:Tensor, # (B, n, 4) boxes of a batch; the picture is −1 to 1
     l:Tensor, # (B, n) labels
 ):
     "Raise `BoxesLost` if a box is outside the picture"
@@ -119,9 +119,9 @@ def check_inside(
 # %% ../../nbs/data/11_box_stats.ipynb #97a9b7fc
 @patch
 def box_stats(self:BBoxDataLoaders,
-    epochs:int=1, # Times through the photos
+    epochs:int=1, # Passes through the photos
     split:int=0, # 0 for training, 1 for validation
-    report:BoxReport=None, # Add to this one
+    report:BoxReport=None, # A report to add to. Default: a new one
 )->BoxReport: # What happened to the boxes
     "Go through the photos and account for every box; raises `BoxesLost` if one is missing without a reason"
     report = BoxReport() if report is None else report
@@ -133,7 +133,7 @@ def box_stats(self:BBoxDataLoaders,
 
 # %% ../../nbs/data/11_box_stats.ipynb #ae0f2c1e
 @patch
-def table(self:BoxReport)->pd.DataFrame: # A row for each transform
+def table(self:BoxReport)->pd.DataFrame: # One row per transform
     "The report as a table"
     res = {}
     for name,r in self.rows.items():
@@ -146,8 +146,8 @@ def table(self:BoxReport)->pd.DataFrame: # A row for each transform
 @patch
 def show(self:BoxReport,
     ax=None, # Where to draw
-): # The axes
-    "The report as a picture: what happened to the boxes at each transform"
+): # The axes drawn on
+    "Draw the report: what happened to the boxes at each transform"
     t = self.table()[::-1]
     if ax is None: ax = plt.subplots(figsize=(6,.4*len(t)+.8))[1]
     parts = dict(untouched=t['kept']-t['clipped'], clipped=t['clipped'], dropped=t['dropped'])

@@ -22,19 +22,19 @@ def _show_box(ax, box, color, text):
     ax.add_patch(plt.Rectangle((x0,y0), x1-x0, y1-y0, fill=False, ec=color, lw=1.3))
     halo = [patheffects.withStroke(linewidth=1.5, foreground='white')]
     if not text: return
-    y = max(y0-1,0) # parse_math: a `$` in a class name is a dollar
+    y = max(y0-1,0) # parse_math: a `$` in a class name is just a dollar sign
     ax.text(x0, y, text, fontsize=6, color=color, va='bottom', path_effects=halo, parse_math=False)
 
 # %% ../../nbs/data/01_boxes.ipynb #ce2662e5
 def show_boxes(
     img, # What `imshow` takes: a PIL image, or an array (h, w, 3)
     boxes, # (n, 4) corners in pixels of `img`
-    labels:list=(), # n texts. May be empty
-    classes:list=(), # n numbers that choose the colors. May be empty
+    labels:list=(), # n names or other texts; may be empty
+    classes:list=(), # n numbers that choose the colors; may be empty
     ax:plt.Axes=None, # Where to draw. Default: a new figure
-    title:str=None, # Above the photo
-    size:float=4., # Width of a new figure, inches
-)->plt.Axes: # Where it was drawn
+    title:str=None, # Shown above the photo
+    size:float=4., # Width of a new figure in inches
+)->plt.Axes: # The axes drawn on
     "Draw boxes on a photo"
     h,w = np.asarray(img).shape[:2]
     if ax is None: ax = plt.subplots(figsize=(size,size*h/w))[1]
@@ -65,12 +65,12 @@ def cxcywh2xyxy(
 def batch_boxes(
     b:Tensor, # (..., 4) corners, −1 to 1, as in a fastai batch
 )->Tensor: # (..., 4) corners, 0 to 1
-    "Boxes of a batch as the model uses them"
+    "Convert the boxes of a batch to the form that the model uses"
     return (b.as_subclass(Tensor).float()+1)/2
 
 # %% ../../nbs/data/01_boxes.ipynb #bbcc9a60
 class BoxCoder:
-    "Boxes as offsets from default boxes and back (SSD paper §2.2; the arithmetic of torchvision's `BoxCoder`)"
+    "Turn boxes into offsets from default boxes and back (SSD paper §2.2; same arithmetic as torchvision's `BoxCoder`)"
     def __init__(self,
         weights:tuple=(10.,10.,5.,5.), # Factors of tx, ty, tw, th
         clip:float=math.log(1000/16), # Largest stretch, as a logarithm
@@ -78,7 +78,7 @@ class BoxCoder:
 
     def encode(self,
         b:Tensor, # (..., 4) boxes, corners
-        default:Tensor, # (..., 4) default boxes, corners, same unit
+        default:Tensor, # (..., 4) default boxes, corners, in the same unit
     )->Tensor: # (..., 4) offsets tx,ty,tw,th
         "The offsets that turn `default` into `b`"
         b,d = xyxy2cxcywh(b),xyxy2cxcywh(default)

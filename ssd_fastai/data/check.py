@@ -21,7 +21,7 @@ from .photos import BadPhoto, file_hash, read_photo, unturned_score
 from .photos import duplicate_groups, look_alikes, thumbnail
 
 # %% ../../nbs/data/05_check.ipynb #e6e80770
-def _twice(r, i, j, iou): # (problem, what will happen) of box j, which lies on box i. Or None
+def _twice(r, i, j, iou): # (problem, what will happen) for box j, which lies on box i; or None
     if (r.boxes[i]==r.boxes[j]).all():
         return f'same box as {i}' + ('' if r.labels[i]==r.labels[j] else f', but that is {r.labels[i]}'),'kept twice'
     if r.labels[i]==r.labels[j]: return f'nearly the box of {i} (IoU {iou:.2f})','kept twice'
@@ -49,8 +49,8 @@ def box_rows(
 # %% ../../nbs/data/05_check.ipynb #98111260
 def photo_rows(
     r:Record, # A photo
-)->tuple: # (rows, (hash of the file, thumbnail), `unturned_score` or None where EXIF turns nothing)
-    "Problems with a photo, its fingerprint, and how much better its boxes would fit the photo as stored"
+)->tuple: # (rows, (hash of the file, thumbnail), `unturned_score`, or None if EXIF does not turn it)
+    "Problems with a photo, its fingerprint, and how much better its boxes would fit the photo as it is stored"
     def row(what, then): return r.path.name,'',what,then
     try: photo,o,notes = read_photo(r.path)
     except (OSError,BadPhoto) as e:
@@ -67,16 +67,16 @@ def photo_rows(
 # %% ../../nbs/data/05_check.ipynb #6615bbbd
 def unturned_rows(
     scores:list, # `unturned_score` of each photo that EXIF turns
-    least:int=8, # Fewer photos prove nothing
+    least:int=8, # Fewer photos than this prove nothing
 )->list: # A row (file, object, problem, what will happen), or none
-    "Were the photos that EXIF turns mostly labeled unturned?"
+    "Were most of the photos that EXIF turns labeled unturned?"
     better = sum(s>1 for s in scores)
     if len(scores)<least or better<.75*len(scores): return []
     what = f'of {len(scores)} photos that EXIF turns, {better} have boxes that fit better as the photo is stored'
     return [('','',what,'boxes will be in the wrong place')]
 
 # %% ../../nbs/data/05_check.ipynb #1a8277ef
-def _twice_rows(records, marks): # rows for photos that repeat another one of the same set
+def _twice_rows(records, marks): # rows for photos that repeat another photo of the same set
     def row(i, j):
         how = 'the same file as' if marks[i][0]==marks[j][0] else 'looks the same as'
         return records[i].path.name,'',f'{how} {records[j].path.name}','counted twice'
@@ -86,7 +86,7 @@ def _twice_rows(records, marks): # rows for photos that repeat another one of th
 # %% ../../nbs/data/05_check.ipynb #d9abe5cf
 def near_duplicates(
     a:list, # (hash of the file, thumbnail) of each photo: see `fingerprint`
-    b:list, # The same, of another set
+    b:list, # The same for another set
     close:float=3., # Largest mean difference between thumbnails of the same photo, out of 255
 )->list: # (position in `b`, position in `a`, 'the same file as' or 'looks the same as')
     "Photos of `b` that are also in `a`"
@@ -105,7 +105,7 @@ def usable(
     ann:Annotations, # A data set
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
 )->Counter: # Number of objects of each class, without those that are ignored
-    "Objects that can be learned from, and that count in average precision"
+    "How many objects a detector can learn from; the same ones count in average precision"
     def kept(r): return ~np.any([getattr(r,f) for f in ignore], 0) if ignore else np.ones(len(r.labels), dtype=bool)
     return Counter(l for r in ann for l,k in zip(r.labels,kept(r)) if k)
 
@@ -114,7 +114,7 @@ def _plain(name): return ' '.join(name.lower().replace('_',' ').replace('-',' ')
 
 def class_rows(
     ann:Annotations, # A data set
-    few:int=5, # Fewer objects than this are too few
+    few:int=5, # A class with fewer objects than this gets a row
 )->list: # Rows (file, object, problem, what will happen)
     "Problems with the classes of a data set"
     n,every,rows = usable(ann),usable(ann,()),[]
@@ -135,12 +135,12 @@ def _crowded_rows(valid, most): # are there photos with more objects than averag
 
 # %% ../../nbs/data/05_check.ipynb #092f76c4
 def set_rows(
-    train:Annotations, # For training
-    valid:Annotations=None, # For validation
+    train:Annotations, # The training set
+    valid:Annotations=None, # The validation set
     ignore:tuple=('crowd','difficult'), # Flags of objects that are ignored
     most:int=100, # Detections per photo that average precision counts
 )->list: # Rows (file, object, problem, what will happen)
-    "What a data set lacks as a whole, for training or for measuring"
+    "What the data set as a whole lacks, for training or for measuring"
     rows = []
     for name,ann,then in (('training',train,'nothing can be learned'), ('validation',valid,'AP cannot be measured')):
         if ann is None or usable(ann, ignore).total(): continue
@@ -151,7 +151,7 @@ def set_rows(
     return rows+_crowded_rows(valid, most)
 
 # %% ../../nbs/data/05_check.ipynb #3f3a535e
-def _merge_classes(ann): # one spelling of each class, the most frequent. Returns {plain name: that spelling}
+def _merge_classes(ann): # keep the most frequent spelling of each class. Returns {plain name: that spelling}
     n,best = Counter(l for r in ann for l in r.labels),{}
     for v in sorted(ann.vocab, key=lambda v:-n[v]): best.setdefault(_plain(v), v)
     for r in ann: r.labels = [best[_plain(l)] for l in r.labels]
@@ -159,7 +159,7 @@ def _merge_classes(ann): # one spelling of each class, the most frequent. Return
     return best
 
 # %% ../../nbs/data/05_check.ipynb #08b3b697
-def _drop_copies(r): # of boxes that occur twice, with the same class
+def _drop_copies(r): # of the boxes that occur twice with the same class
     first = {}
     for i,(b,l) in enumerate(zip(r.boxes.tolist(),r.labels)): first.setdefault((*b,l), i)
     keep = list(first.values())
@@ -170,7 +170,7 @@ def _drop_copies(r): # of boxes that occur twice, with the same class
 def repair(
     ann:Annotations, # Changed in place
     rows:list, # What `check` found
-)->list: # The rows, with what was repaired
+)->list: # The rows, which now say what was repaired
     "Remove boxes that occur twice, and merge spellings of a class"
     best = _merge_classes(ann)
     for r in ann: _drop_copies(r)
@@ -181,7 +181,7 @@ def repair(
     return [done(*row) for row in rows]
 
 # %% ../../nbs/data/05_check.ipynb #6a030450
-def _look(ann, n_workers, progress): # (rows, fingerprints, scores) of the photos of a data set
+def _look(ann, n_workers, progress): # (rows, fingerprints, scores) for the photos in a data set
     n_workers = n_workers or torch.get_num_threads()
     seen = parallel(photo_rows, ann.records, n_workers=n_workers, threadpool=True, progress=progress)
     scores = [s for *_,s in seen if s is not None]
@@ -191,11 +191,11 @@ def _look(ann, n_workers, progress): # (rows, fingerprints, scores) of the photo
 @patch
 def check(self:Annotations,
     other:Annotations=None, # Validation set, to find photos that are in both
-    fix:bool=False, # Repair, in place, what is safe to repair?
+    fix:bool=False, # Repair what is safe to repair, in place?
     n_workers:int=None, # Threads. Default: one per core
     progress:bool=True, # Show a progress bar?
-)->pd.DataFrame: # file, object, problem, action: what was done, or will happen in training
-    "Everything that is wrong with a data set, a row for each problem"
+)->pd.DataFrame: # file, object, problem, action: what was done, or what will happen in training
+    "Everything that is wrong with a data set, one row per problem"
     rows,marks = _look(self, n_workers, progress)
     rows = [*self.problems,*rows,*_twice_rows(self.records, marks)]
     if other is not None:
@@ -208,7 +208,7 @@ def check(self:Annotations,
 
 # %% ../../nbs/data/05_check.ipynb #0610dd4c
 def _box_table(ann):
-    "A row for each object: class, and width, height, center and aspect as fractions of the photo"
+    "One row per object: class, and width, height, center and aspect as fractions of the photo"
     rows = [(l,*((b[2:]-b[:2])/r.size),*((b[2:]+b[:2])/2/r.size),np.divide(*(b[2:]-b[:2])))
             for r in ann for l,b in zip(r.labels,r.boxes)]
     return pd.DataFrame(rows, columns=['class','width','height','x','y','aspect'])
@@ -219,7 +219,7 @@ def _class_bars(ax, df, vocab, colors):
     ax.invert_yaxis()
     ax.set_title('objects', fontsize=9)
 
-def _size_axes(ax): # of a logarithmic plot, with plain numbers
+def _size_axes(ax): # plain numbers on the axes of a logarithmic plot
     for axis in (ax.xaxis,ax.yaxis):
         axis.set_major_locator(FixedLocator([.1,.2,.5,1,2,5,10,20,50,100]))
         axis.set_major_formatter('{x:g}')
@@ -229,9 +229,9 @@ def _size_axes(ax): # of a logarithmic plot, with plain numbers
 # %% ../../nbs/data/05_check.ipynb #51dc51de
 @patch
 def plot_stats(self:Annotations,
-    height:float=2.8, # Inches
+    height:float=2.8, # Height of the figure in inches
 ):
-    "Objects of each class, their sizes, centers and shapes"
+    "Plot the objects per class, their sizes, centers and shapes"
     df = _box_table(self)
     fig,axs = plt.subplots(1,4,figsize=(4*height,height))
     colors = [palette[i%len(palette)] for i in range(len(self.vocab))]

@@ -1,4 +1,4 @@
-"""A DataBlock of fastai's own blocks, as you know it from the book
+"""A DataBlock made of fastai's own blocks, as you know it from the book
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/datablock.html.md"""
 
@@ -24,8 +24,8 @@ from .photos import warn_caller
 def photo_path(
     tl, # fastai's `TfmdLists` of the photos
     item, # One of its items
-)->Path: # None if the photo does not come from a file
-    "The file that one of fastai's items is read from"
+)->Path: # The path, or None if the photo does not come from a file
+    "The file that a fastai item is read from"
     for f in tl.tfms.fs:
         before,item = item,f(item)
         if isinstance(item,Image.Image): return Path(before) if isinstance(before,(str,Path)) else None
@@ -34,13 +34,13 @@ def photo_path(
 def has_boxes(
     dl, # A DataLoader
 )->bool:
-    "Is this one of fastai's loaders, for photos, boxes and labels?"
+    "Is this a fastai loader for photos, boxes and labels?"
     tls = getattr(getattr(dl,'dataset',None),'tls',[])
     return len(tls)==3 and len(dl.dataset)>0 and isinstance(tls[1][0],TensorBBox) and hasattr(tls[2],'vocab')
 
 # %% ../../nbs/data/13_datablock.ipynb #9a91d6af
 def _labeled(dl, i, vocab):
-    "What one of fastai's loaders says about its photo `i`"
+    "What a fastai loader says about its photo `i`"
     ds = dl.dataset
     path = photo_path(ds.tls[0], ds.items[i])
     if path is None:
@@ -49,8 +49,8 @@ def _labeled(dl, i, vocab):
     return Labeled(path, boxes, labels, f'{path.name} in the DataBlock', str(path))
 
 def fastai_annotations(
-    dl, # A loader of fastai's for photos, boxes and labels
-)->Annotations: # Checked like those of any reader
+    dl, # A fastai loader for photos, boxes and labels
+)->Annotations: # Checked like the annotations of any reader
     "The photos of a loader with their boxes and classes"
     names = [str(o) for o in dl.dataset.tls[2].vocab]
     return finish([_labeled(dl,i,names) for i in range(len(dl.dataset))], [o for o in names if o!='#na#'])
@@ -59,7 +59,7 @@ def fastai_annotations(
 _own_parts = IntToFloatTensor,Normalize,PointScaler,ToTensor # `bbox_datablock` brings its own
 
 def _safe_item_tfms(tfms):
-    "(item transforms that keep all boxes, what was replaced)"
+    "(item transforms that keep all boxes, notes on what was replaced)"
     res,notes = [],[]
     for t in tfms:
         if isinstance(t,Resize):
@@ -73,9 +73,9 @@ def _safe_item_tfms(tfms):
 # %% ../../nbs/data/13_datablock.ipynb #921ea641
 @patch(cls_method=True)
 def from_fastai(cls:BBoxDataLoaders,
-    dls:DataLoaders, # From a `DataBlock` with `ImageBlock`, `BBoxBlock` and `BBoxLblBlock`
+    dls:DataLoaders, # Made by a `DataBlock` with `ImageBlock`, `BBoxBlock` and `BBoxLblBlock`
 )->BBoxDataLoaders: # The same photos, boxes, classes, batch transforms and batch size
-    "Loaders of this library from loaders of fastai's blocks; what loses boxes is replaced, with a warning"
+    "Convert loaders made with fastai's blocks; what would lose boxes is replaced, with a warning"
     if not all(map(has_boxes,dls.loaders[:2])):
         raise TypeError('from_fastai takes loaders of '
                         'DataBlock(blocks=(ImageBlock, BBoxBlock, BBoxLblBlock), n_inp=1, …)')
@@ -90,14 +90,14 @@ def from_fastai(cls:BBoxDataLoaders,
     res = cls.from_annotations(train, valid, size or hw(224), dls.train.bs, item_tfms=item, batch_tfms=batch,
                                stats=loader_stats(dls.train), path=dls.path, device=dls.device,
                                num_workers=dls.train.num_workers)
-    random.setstate(state) # the same seed, the same order of photos
+    random.setstate(state) # the same seed gives the same order of photos
     for a,b in zip(res.loaders,dls.loaders): a.rng = deepcopy(b.rng)
     return res
 
 # %% ../../nbs/data/13_datablock.ipynb #2fded719
 def own_loaders(
     dls, # Any loaders
-): # `BBoxDataLoaders`, if they are for photos with boxes
+): # `BBoxDataLoaders` if they are for photos with boxes; otherwise the same loaders
     "Convert loaders made with fastai's blocks; leave all others as they are"
     theirs = isinstance(dls,DataLoaders) and not isinstance(dls,BBoxDataLoaders) and has_boxes(dls.train)
     return BBoxDataLoaders.from_fastai(dls) if theirs else dls

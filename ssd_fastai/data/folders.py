@@ -1,4 +1,4 @@
-"""Point at a folder, as a labeling tool writes it, and get a training and a validation set
+"""Point to a folder that a labeling tool wrote, and get a training and a validation set
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/folders.html.md"""
 
@@ -21,7 +21,7 @@ from .formats import _csv_head, _yolo_config, read_csv, read_voc, read_yolo, yol
 _train,_valid = ('train','training','trainval'),('valid','val','validation','dev','test')
 
 def _pick(parts):
-    "Names of the training part, of the validation part (or None), and of the parts left out"
+    "Names of the training part, the validation part (or None), and the parts left out"
     t,v = (next((n for n in names if n in parts), None) for names in (_train,_valid))
     if t is None and len(parts)>1: raise ValueError(f'None of the parts {", ".join(parts)} is called train: rename one')
     if t is None: t,v = next(iter(parts)),None # only one part, whatever its name
@@ -29,12 +29,12 @@ def _pick(parts):
 
 # %% ../../nbs/data/12_folders.ipynb #e13aed7e
 def _pair(read, parts):
-    "Read the training and the validation part, or split the only one there is"
+    "Read the training and the validation part, or split the only part there is"
     t,v,_ = _pick(parts)
     return (read(parts[t]),read(parts[v])) if v else tuple(read(parts[t]).split())
 
 def _what_became(parts):
-    "For the reader: a test part used for validation, and parts that nobody has read"
+    "A note for the user: a test part used for validation, and parts that were left out"
     _,v,left = _pick(parts)
     res = '; the part called test is used for validation' if v=='test' else ''
     return res + (f'; left out: {", ".join(left)} (to measure on it at the end: part={left[0]!r})' if left else '')
@@ -80,7 +80,7 @@ def yolo_parts(
 
 # %% ../../nbs/data/12_folders.ipynb #34f515d3
 def _without_overlap(ids):
-    "Split files of VOC of which no photo is in two: trainval is train and val together"
+    "VOC split files, chosen so that no photo is in two of them: trainval is train and val together"
     if 'test' in ids: return {n:ids[n] for n in ('trainval','test')}
     return {n:ids[n] for n in ('train','val')} if 'train' in ids and 'val' in ids else {'trainval':ids['trainval']}
 
@@ -92,7 +92,7 @@ def _has_photos(folder): return folder.is_dir() and bool(_files(folder, *image_e
 
 # %% ../../nbs/data/12_folders.ipynb #95a5cf12
 def _xml_folders(path):
-    "XML files without the folders of VOC: beside their photos, or in one folder with the photos in another"
+    "XML files without VOC's folders: next to their photos, or in one folder with the photos in another"
     beside = {d.name:(d,d,None) for d in sorted(path.glob('*')) if d.is_dir() and _files(d,'.xml') and _has_photos(d)}
     if beside: return beside
     if _files(path,'.xml') and _has_photos(path): return {'all':(path,path,None)}
@@ -104,7 +104,7 @@ def _xml_folders(path):
 def voc_parts(
     path:Path, # A folder
 )->dict: # Name of a part → (folder of photos, folder of XML files, split file or None)
-    "VOC: JPEGImages/, Annotations/ and ImageSets/; XML files beside the photos; a folder of each"
+    "VOC: JPEGImages/, Annotations/ and ImageSets/; XML files next to the photos; or one folder for each kind"
     voc = path/'JPEGImages',path/'Annotations'
     if voc[1].is_dir():
         ids = {f.stem:f for f in _files(path/'ImageSets/Main','.txt') if f.stem in ('train','val','trainval','test')}
@@ -116,7 +116,7 @@ def voc_parts(
 def csv_parts(
     path:Path, # A folder
 )->dict: # Name of a part → (CSV file, folder of its photos)
-    "A table: one CSV file, or one for each part"
+    "A table: one CSV file, or one per part"
     images = path/'images' if (path/'images').is_dir() else path
     res = {f.stem:(f,images) for f in _files(path,'.csv')}
     return res | {d.name:(d/'_annotations.csv',d) for d in sorted(path.glob('*')) if (d/'_annotations.csv').exists()}
@@ -126,8 +126,8 @@ _tensorflow = dict(path='filename', label='class', x0='xmin', y0='ymin', x1='xma
 
 def known_columns(
     file:Path, # CSV file
-)->dict: # For `read_csv`. None: its own names
-    "The columns of a table, if they are named as in TensorFlow's tools and Roboflow"
+)->dict: # The `columns` for `read_csv`, or None if they already have its names
+    "The columns of a table, if they have the names that TensorFlow's tools and Roboflow use"
     return _tensorflow if set(_tensorflow.values())<=set(_csv_head(read_text(file))[0]) else None
 
 # %% ../../nbs/data/12_folders.ipynb #92f42e14
@@ -149,9 +149,9 @@ CSV: a table with the columns path, label, x0, y0, x1, y1, or filename, class, x
 # %% ../../nbs/data/12_folders.ipynb #86efe883
 def find_layout(
     path:Path, # A folder
-    layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
+    layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only layout that fits
 ): # (name of the layout, its parts)
-    "Which layout a folder has"
+    "Find out which layout a folder has"
     if layout is not None and layout not in layouts:
         raise ValueError(f"layout='{layout}': choose one of {', '.join(layouts)}")
     fits = {n:parts for n,(f,_) in layouts.items() if layout in (None,n) and (parts := f(path))}
@@ -163,12 +163,12 @@ def find_layout(
 
 # %% ../../nbs/data/12_folders.ipynb #20c1cad3
 def read_folder(
-    path:str|Path, # Folder with photos and labels, as a labeling tool writes it
+    path:str|Path, # Folder with photos and labels, as written by a labeling tool
     *,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
-    layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
-    part:str=None, # Read this part alone, such as 'test'
-): # (train, valid) as `Annotations`; with `part` one `Annotations`
+    layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only layout that fits
+    part:str=None, # Read only this part, such as 'test'
+): # (train, valid) as `Annotations`; with `part`, just one `Annotations`
     "Read the data set in a folder, whatever its layout"
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f'There is no folder {path}.')
@@ -187,11 +187,11 @@ def read_folder(
 @patch(cls_method=True)
 @delegates(BBoxDataLoaders.from_annotations)
 def from_folder(cls:BBoxDataLoaders,
-    path:str|Path, # Folder with photos and labels, as a labeling tool writes it
+    path:str|Path, # Folder with photos and labels, as written by a labeling tool
     *,
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
-    layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only one that fits
+    layout:str=None, # 'coco', 'yolo', 'voc' or 'csv'. Default: the only layout that fits
     **kwargs
 )->BBoxDataLoaders: # Ready for `ssd_learner`
-    "DataLoaders from a folder: see `read_folder`"
+    "Make DataLoaders from a folder: see `read_folder`"
     return cls.from_annotations(*read_folder(path, drop_bad=drop_bad, layout=layout), **kwargs)

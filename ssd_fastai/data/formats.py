@@ -1,4 +1,4 @@
-"""VOC, YOLO and CSV in, everything out, and data sets put together
+"""Read VOC, YOLO and CSV, write all four formats, join data sets and split them
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/formats.html.md"""
 
@@ -28,7 +28,7 @@ def _stems(ann):
 
 @patch
 def folder(self:Annotations)->Path: # The folder that holds all photos
-    "The folder that holds all photos: pass it as `imgs` when you read what you have written"
+    "The folder that holds all photos: pass it as `imgs` when you read the written files again"
     return Path(os.path.commonpath([r.path.absolute().parent for r in self]))
 
 # %% ../../nbs/data/04_formats.ipynb #3922ff5e
@@ -55,7 +55,7 @@ csv_columns = ['path','label','x0','y0','x1','y1','difficult','crowd']
 def to_csv(self:Annotations,
     file:str|Path, # CSV file to write
 )->Path: # The file
-    "Write a CSV table. Holds everything but the classes without objects; a row without label is an empty photo"
+    "Write a CSV table. Holds everything but the classes without objects; a row without a label is an empty photo"
     root,rows = self.folder(),[]
     for r in self:
         name = r.path.absolute().relative_to(root).as_posix()
@@ -104,7 +104,7 @@ def to_yolo(self:Annotations,
     root:str|Path, # Folder to write into: images/, labels/ and data.yaml
     split:str='train', # 'train', 'valid' or 'test'
 )->Path: # The folder
-    "Write YOLO, with copies of the photos. Holds classes, boxes and empty photos; no flags. Call it once for each part"
+    "Write YOLO, with copies of the photos. Holds classes, boxes and empty photos; no flags. Call it once per split"
     _stems(self)
     root,key = Path(root),'val' if split=='valid' else split
     imgs,lbls = (root/o/key for o in ('images','labels'))
@@ -124,14 +124,14 @@ def to_yolo(self:Annotations,
 @patch
 def __add__(self:Annotations,
     other:Annotations, # Another data set
-)->Annotations: # All photos. The classes of the first, then those only the second has
-    "Two data sets as one; classes are matched by name"
+)->Annotations: # All photos. The classes of the first set come first, then those that only the second has
+    "Join two data sets; classes are matched by name"
     vocab = self.vocab+[v for v in other.vocab if v not in self.vocab]
     return Annotations(self.records+other.records, vocab, self.problems+other.problems)
 
 @patch
 def subset(self:Annotations,
-    keep, # A function of a record, or indices
+    keep, # A function that takes a record and returns True or False, or a list of indices
 )->Annotations: # A new data set
     "Keep some of the photos"
     records = [r for r in self if keep(r)] if callable(keep) else [self[i] for i in keep]
@@ -160,12 +160,12 @@ def stratify(
     valid_pct:float, # Fraction for validation
     seed:int, # The same seed gives the same split
     sizes:list=None, # Number of photos that each entry of `classes` stands for. Default: one
-)->np.ndarray: # (n,) is the photo for validation?
-    "Deal photos to two sides, rarest class first, so that each side gets its part of every class"
+)->np.ndarray: # (n,) bool: is the photo for validation?
+    "Deal photos to two sides, rarest class first, so that each side gets its share of every class"
     rng,n,parts = np.random.default_rng(seed),len(classes),(1-valid_pct,valid_pct)
     sizes = [1]*n if sizes is None else sizes
     photos,total = sum(sizes),Counter(c for s,k in zip(classes,sizes) for c in list(s)*k)
-    lack = [{c:max(k*p,float(k>1)) for c,k in total.items()} for p in parts] # still wanted, one at least
+    lack = [{c:max(k*p,float(k>1)) for c,k in total.items()} for p in parts] # still needed, at least one
     room,side = [photos-round(photos*valid_pct),round(photos*valid_pct)],np.full(n,-1)
     def deal(i, c=None):
         free = [s for s in (0,1) if room[s]>=sizes[i]] or [int(np.argmax(room))]
@@ -181,11 +181,11 @@ def stratify(
 # %% ../../nbs/data/04_formats.ipynb #d752f9f0
 @patch
 def split(self:Annotations,
-    valid_pct:float=.2, # Fraction of the photos for the second part
+    valid_pct:float=.2, # Fraction of the photos for validation
     seed:int=42, # The same seed gives the same split
-    together:bool=True, # Keep copies and near-duplicates on one side? This opens each photo
-)->tuple: # (train, valid), both with the vocabulary of the whole
-    "Two parts of the data set, at random, with rare classes on both sides"
+    together:bool=True, # Keep copies and near-duplicates on the same side? This opens every photo
+)->tuple: # (train, valid), both with the full vocabulary
+    "Split the data set at random, with rare classes on both sides"
     n = int(round(len(self)*valid_pct))
     if not 0<n<len(self):
         raise ValueError(f'{len(self)} photos with valid_pct={valid_pct} leave one side empty: '
@@ -197,7 +197,7 @@ def split(self:Annotations,
         groups = one_each
     sizes = [len(g) for g in groups]
     side = stratify([{l for i in g for l in self[i].labels} for g in groups], valid_pct, seed, sizes)
-    if side.all() or not side.any(): side[np.argmin(sizes)] ^= True # one group is nearly everything
+    if side.all() or not side.any(): side[np.argmin(sizes)] ^= True # one group is nearly the whole data set
     val = np.zeros(len(self), dtype=bool)
     for g,s in zip(groups,side): val[g] = s
     def part(k): return Annotations([r for r,v in zip(self.records,val) if v==k], self.vocab, self.problems)
@@ -220,9 +220,9 @@ def _xml_text(file):
 def _xml_root(file):
     text = _xml_text(file)
     if '<!DOCTYPE' in text or '<!ENTITY' in text:
-        raise LabelError(f'{file} defines entities of its own, which no labeling tool does: it is not read.')
+        raise LabelError(f'{file} defines entities of its own, which no labeling tool does, so it was not read.')
     root = ET.fromstring(text)
-    for e in root.iter(): e.tag = str(e.tag).split('}')[-1] # without namespaces
+    for e in root.iter(): e.tag = str(e.tag).split('}')[-1] # drop namespaces
     if root.tag!='annotation':
         raise LabelError(f'{file} is not a Pascal VOC file: it holds <{root.tag}>, not <annotation>.')
     return root
@@ -231,7 +231,7 @@ def _xml_root(file):
 def _voc_box(o, where):
     "(class name, corners) of an object"
     b = o.find('bndbox')
-    if b is None: raise LabelError(f'{where} has no <bndbox> of four numbers. Mend or remove it.')
+    if b is None: raise LabelError(f'{where} has no <bndbox> of four numbers. Fix or remove it.')
     name = as_name(o.findtext('name'), f'{where}, <name>')
     return name,[as_number(b.findtext(k),f'{where}, <{k}>') for k in ('xmin','ymin','xmax','ymax')]
 
@@ -250,11 +250,11 @@ def parse_voc(
 
 # %% ../../nbs/data/04_formats.ipynb #f7d39fe5
 def in_order(
-    boxes:list, # n times x0,y0,x1,y1
+    boxes:list, # n boxes, x0,y0,x1,y1
     labels:list, # n class names
     name:str, # Label file, for the report
 ): # (boxes, rows (file, object, problem, action))
-    "Boxes with exchanged corners put in order"
+    "Put swapped corners back in order"
     res,probs = [],[]
     for i,((x0,y0,x1,y1),l) in enumerate(zip(boxes,labels)):
         if x1<x0 or y1<y0: probs.append((name,f'{i}: {l} {[x0,y0,x1,y1]}','corners exchanged','turned round'))
@@ -265,7 +265,7 @@ def in_order(
 def _hidden(f): return f.name.startswith('.')
 
 def _voc_files(xmls, ids):
-    "(XML files, problems): all in the folder and below it, or those of the ids"
+    "(XML files, problems): all those in the folder and its subfolders, or only those of the ids"
     if ids is None:
         files = sorted(f for f in xmls.rglob('*') if f.suffix.lower()=='.xml' and f.is_file())
         probs = [(f.name,'','hidden file of another system','skipped') for f in files if _hidden(f)]
@@ -275,7 +275,7 @@ def _voc_files(xmls, ids):
     return [xmls/f'{i}.xml' for i in dict.fromkeys(str(i).removesuffix('.xml') for i in ids)],probs
 
 def _voc_ids(file):
-    "(ids, problems) of a split file: an id per line, maybe followed by 1, 0 or −1 (not of this class)"
+    "(ids, problems) of a split file: one id per line, perhaps followed by 1, 0 or −1 (class not in the photo)"
     ids,out = [],0
     for line in read_text(file).splitlines():
         name,_,flag = line.strip().rpartition(' ')
@@ -287,7 +287,7 @@ def _voc_ids(file):
 
 # %% ../../nbs/data/04_formats.ipynb #2a11405d
 def _own_photo(imgs, rel, filename):
-    "(photo, problems): the one named like the XML file comes before the one that <filename> names"
+    "(photo, problems): prefer the photo named like the XML file to the one in <filename>"
     ends = [e for o in sorted(photo_types) for e in (o,o.upper())]
     own = next((p for e in ends for p in (imgs/f'{rel}{e}',imgs/f'{rel.name}{e}') if p.exists()), None)
     said = find_photo(imgs, (rel.parent/filename).as_posix()) if filename else None
@@ -320,9 +320,9 @@ def _without_xml(imgs, raw, empty):
 def read_voc(
     imgs:str|Path, # Folder with the photos
     xmls:str|Path, # Folder with the XML files
-    ids:str|Path|list=None, # Only these: a split file with an id per line, or a list. Default: every XML file
+    ids:str|Path|list=None, # Only these: a split file with one id per line, or a list. Default: every XML file
     vocab:list=None, # Object classes in order. Default: the names that occur, sorted
-    one_based:bool=False, # Subtract 1 from xmin and ymin, as the original VOC data needs?
+    one_based:bool=False, # Subtract 1 from xmin and ymin, as for the original VOC data?
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
     empty:bool=False, # Keep photos without an XML file, as photos without objects?
 )->Annotations:
@@ -361,10 +361,10 @@ def read_yaml(
 
 # %% ../../nbs/data/04_formats.ipynb #9ee19bdd
 def yolo_names(
-    names, # A list, or a dictionary by number
+    names, # A list, or a dictionary {number: name}
     where:str, # File, for the error message
 )->dict: # {number: class name}
-    "The classes of a YOLO data set by their numbers"
+    "The classes of a YOLO data set, by number"
     if isinstance(names,list): names = dict(enumerate(names))
     if not isinstance(names,dict) or not names:
         raise LabelError(f'{where} has no `names`: add the classes, `names: [cat, dog]`.')
@@ -392,19 +392,19 @@ def _yolo_config(root):
 
 # %% ../../nbs/data/04_formats.ipynb #83829720
 def _places(p, root, base):
-    "Where a path of data.yaml may be: relative to `path`, to the file, or without what only another machine has"
+    "Where a path in data.yaml may be: relative to `path`, to the file, or without folders of another machine"
     parts = [o for o in re.split(r'[/\\]',p) if o not in ('','.','..') and not o.endswith(':')]
     yield from (Path(base)/p, root/base/p, root/p)
     for i in range(len(parts)): yield root.joinpath(*parts[i:])
 
 def _photos_in(place):
-    "The photos of a folder, or of a list of photos"
+    "The photos in a folder, or in a list of photos"
     if place.is_dir(): return sorted(f for f in place.rglob('*') if f.is_file() and f.suffix.lower() in photo_types)
     lines = [l.strip() for l in read_text(place).splitlines() if l.strip()]
     return [find_photo(place.parent,l) or inside(place.parent,l,place) for l in lines]
 
 def _label_file(photo):
-    "The label file of a photo: in `labels` where the last `images` of its path is, or beside it"
+    "The label file of a photo: in `labels` in place of the last `images` of its path, or next to the photo"
     parts,here = list(photo.parts),photo.with_suffix('.txt')
     at = [i for i,o in enumerate(parts[:-1]) if o.lower()=='images']
     places = [Path(*parts[:at[-1]],'labels',*parts[at[-1]+1:]).with_suffix('.txt')] if at else []
@@ -419,7 +419,7 @@ def yolo_photos(
     cfg:dict, # Settings: see `read_yaml`
     split:str='train', # 'train', 'valid' or 'test'
 )->list: # Photos
-    "The photos of a part of a YOLO data set: of one folder, of several, or of a list"
+    "The photos of one split of a YOLO data set: from one folder, several folders, or a list"
     keys = dict(valid=('val','valid','validation')).get(split, (split,))
     said = next((cfg[k] for k in keys if cfg.get(k) not in (None,'','null','~')), None)
     base = str(cfg.get('path') or '')
@@ -444,9 +444,9 @@ def yolo_box(
     line:str, # A line of a label file
     names:dict, # {number: class name}
     where:str, # File and line, for the error message
-    keypoints:int=0, # Numbers of key points behind the box (`kpt_shape`)
+    keypoints:int=0, # How many keypoint numbers follow the box (`kpt_shape`)
 ): # (class name, corners as fractions of the photo)
-    "A line of a YOLO label file as a box: from a box, a polygon, an oriented box or a pose"
+    "Turn a line of a YOLO label file into a box: from a box, a polygon, an oriented box or a pose"
     try: v = [as_number(o,where) for o in line.split()]
     except LabelError:
         raise LabelError(f'{where}: "{line.strip()[:60]}" is not a class number and four numbers.') from None
@@ -456,7 +456,7 @@ def yolo_box(
         raise LabelError(f'{where}: class {v[0]:g}, but the classes are {dict(list(names.items())[:9])}.')
     if keypoints:
         if n!=4+keypoints:
-            raise LabelError(f'{where} has {n} numbers after the class; by kpt_shape there are {4+keypoints}.')
+            raise LabelError(f'{where} has {n} numbers after the class; kpt_shape calls for {4+keypoints}.')
     elif n==5:
         raise LabelError(f'{where} has 5 numbers after the class. Is the last a confidence? Then it is not a label.')
     elif n%2: raise LabelError(f'{where} has {n} numbers after the class: 4 are a box, an even number a polygon.')
@@ -479,7 +479,7 @@ def _yolo_photo(p, names, keypoints):
     return Labeled(p, [b for _,b in rows], [n for n,_ in rows], t.name, str(p), fractions=True),t
 
 def _orphans(used, photos):
-    "Report how many label files have no photo, and how many photos no label file"
+    "Report how many label files have no photo, and how many photos have no label file"
     folders = {t.parent for t in used if t}
     stems = {p.stem for p in photos}
     known = {t.name for t in used if t}|{'classes.txt','train.txt','val.txt','test.txt','notes.txt'}
@@ -516,7 +516,7 @@ def read_yolo(
 
 # %% ../../nbs/data/04_formats.ipynb #2fa68357
 def _csv_head(text):
-    "(the names in the first line of a table, what separates them)"
+    "(the column names in the first line of a table, their separator)"
     head = text.splitlines()[0] if text.strip() else ''
     sep = max(',;\t', key=head.count)
     return [o.strip(' "') for o in head.split(sep)],sep
@@ -553,7 +553,7 @@ def _csv_row(row, where):
 
 # %% ../../nbs/data/04_formats.ipynb #6ae7c868
 def _csv_photos(df, imgs, what):
-    "(`Labeled` of each photo, problems)"
+    "(a `Labeled` for each photo, problems)"
     res,probs = {},[]
     for i,row in enumerate(df.to_dict('records'),2):
         where = f'{what}, line {i}'
@@ -578,11 +578,11 @@ def _like_width_height(raw, turned):
 def read_csv(
     file, # CSV file, or a DataFrame
     imgs:str|Path, # Folder with the photos
-    columns:dict=None, # Your names for the columns: {'path':'image', 'label':'class', …}
+    columns:dict=None, # Your column names, if they differ: {'path':'image', 'label':'class', …}
     vocab:list=None, # Object classes in order. Default: the names that occur, sorted
     drop_bad:bool=False, # Leave out missing or unreadable photos, with a warning, rather than stop?
 )->Annotations:
-    "Read annotations from a table: path, label, x0, y0, x1, y1 in pixels, and maybe difficult and crowd"
+    "Read annotations from a table: path, label, x0, y0, x1, y1 in pixels, and optionally difficult and crowd"
     with border(file if not isinstance(file,pd.DataFrame) else 'the table'):
         df,what = _csv_table(file, columns)
         raw,probs = _csv_photos(df, imgs, what)

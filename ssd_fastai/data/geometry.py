@@ -1,4 +1,4 @@
-"""Rotate, zoom, warp, mirror, crop and expand, for one photo or a whole batch, with boxes that follow
+"""Rotate, zoom, warp, mirror, crop and expand a photo or a whole batch, and move the boxes along
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/geometry.html.md"""
 
@@ -20,40 +20,40 @@ from .augment import BoxStats, CountsLater, crop_resize, iou_crop, reasons, snap
 
 # %% ../../nbs/data/08_geometry.ipynb #00865f00
 def scale_shift(
-    sx:float, # Factor in x. Negative mirrors left to right
-    sy:float, # Factor in y. Negative mirrors top to bottom
-    tx:float=0., # Shift in x, afterward. The picture is 2 wide
-    ty:float=0., # Shift in y, afterward
+    sx:float, # Factor in x; a negative one mirrors left to right
+    sy:float, # Factor in y; a negative one mirrors top to bottom
+    tx:float=0., # Shift in x, after scaling; the picture is 2 wide
+    ty:float=0., # Shift in y, after scaling
 )->Tensor: # (3, 3)
-    "Scale about the middle, then shift"
+    "Scale around the middle, then shift"
     return torch.tensor([[sx,0,tx],[0,sy,ty],[0,0,1.]],dtype=torch.float32)
 
 # %% ../../nbs/data/08_geometry.ipynb #b54aeb3f
 def turn(
-    degrees:float, # Clockwise
+    degrees:float, # Angle, clockwise
     w:int, # Width of the picture in pixels
     h:int, # Height of the picture in pixels
 )->Tensor: # (3, 3)
-    "Rotate about the middle: in pixels, so that a circle stays a circle in a picture that is not square"
+    "Rotate around the middle, in pixels, so a circle stays a circle even if the picture is not square"
     a = math.radians(degrees)
     c,s = math.cos(a),math.sin(a)
     return torch.tensor([[c,-s*h/w,0],[s*w/h,c,0],[0,0,1.]])
 
 # %% ../../nbs/data/08_geometry.ipynb #ea1f899a
 def window_matrix(
-    x0:float, # Left edge of the window, −1 to 1 being the picture
+    x0:float, # Left edge of the window; the picture is −1 to 1
     y0:float, # Upper edge
     x1:float, # Right edge
     y1:float, # Lower edge
 )->Tensor: # (3, 3)
-    "The matrix that makes a window the whole picture"
+    "The matrix that makes a window fill the whole picture"
     sx,sy = 2/(x1-x0),2/(y1-y0)
     return scale_shift(sx, sy, -1-x0*sx, -1-y0*sy)
 
 # %% ../../nbs/data/08_geometry.ipynb #8827cab0
 def outline(
     b:Tensor, # (..., 4) boxes, corners
-    round:bool=False, # The ellipse in the box, rather than its corners?
+    round:bool=False, # Use the ellipse in the box rather than its corners?
 )->Tensor: # (..., P, 2) points
     "Points around each object: 4 corners, or 32 on the ellipse"
     if round:
@@ -65,10 +65,10 @@ def outline(
 
 # %% ../../nbs/data/08_geometry.ipynb #30143e97
 def warp_boxes(
-    b:Tensor, # (B, N, 4) boxes, corners, −1 to 1 being the picture
-    m:Tensor, # (B, 3, 3) where points go
+    b:Tensor, # (B, N, 4) boxes, corners; the picture is −1 to 1
+    m:Tensor, # (B, 3, 3) matrices that say where points go
     round:bool=False, # Are the objects ellipses?
-)->Tensor: # (B, N, 4) upright boxes around the moved objects. May reach outside
+)->Tensor: # (B, N, 4) upright boxes around the moved objects; may extend past the picture
     "Move boxes with the picture"
     p = outline(b, round)
     p = torch.cat([p,torch.ones_like(p[...,:1])], -1)
@@ -101,10 +101,10 @@ def _on_its_side(m): return (m[:2,:2].abs()-_swap[:2,:2]).abs().max()<1e-6 and n
 
 def warp_photo(
     im:Image.Image, # RGB photo
-    m:Tensor, # (3, 3) where points go, −1 to 1
-    fill:tuple=(124,116,104), # Color of what comes from outside the photo
-): # (the photo moved, the (3, 3) matrix that was really used)
-    "Move the pixels of a photo; the result has its size, or width and height swapped"
+    m:Tensor, # (3, 3) matrix that says where points go, −1 to 1
+    fill:tuple=(124,116,104), # Color for what comes from outside the photo
+): # (the moved photo, the (3, 3) matrix that was actually used)
+    "Move the pixels of a photo; the result has the same size, or width and height swapped"
     if _on_its_side(m):
         res,used = warp_photo(im.transpose(Image.Transpose.TRANSPOSE), m@_swap, fill)
         return res,used@_swap
@@ -119,7 +119,7 @@ def _centers(n, device): return (torch.arange(n,device=device)*2+1)/n-1 # of n p
 
 def warp_batch(
     x:Tensor, # (B, 3, h, w)
-    m:Tensor, # (B, 3, 3) where points go, −1 to 1
+    m:Tensor, # (B, 3, 3) matrices that say where points go, −1 to 1
     fill:tuple=(124,116,104), # Fill color for what lies outside the photo, 0 to 255
 )->Tensor: # (B, 3, h, w)
     "Move the pixels of a batch"
@@ -132,14 +132,14 @@ def warp_batch(
 
 # %% ../../nbs/data/08_geometry.ipynb #df0aad20
 class BoxGeometry(CountsLater):
-    "A random move of the picture with its boxes, in training only; as item or batch transform. Subclasses `_draw` it"
+    "A random move of picture and boxes, in training only, as item or batch transform. Subclasses define `_draw`"
     order,split_idx = 0,0
     by_center,needs_boxes = False,False
     def __init__(self,
-        p:float=.5, # Chance of moving
-        min_visible:float=.25, # Boxes of which less is left are dropped: a fraction of their area
-        round:bool=False, # Are the objects round? Then a turned box is not larger than needed
-        fill:tuple=(124,116,104), # Color of what comes from outside the photo
+        p:float=.5, # Chance of a move
+        min_visible:float=.25, # Drop a box if less than this fraction of its area is left
+        round:bool=False, # Are the objects round? Then a rotated box is no larger than needed
+        fill:tuple=(124,116,104), # Color for what comes from outside the photo
     ):
         super().__init__()
         self.p,self.min_visible = p,min_visible
@@ -181,7 +181,7 @@ def _batch(self:BoxGeometry, x, b, l):
 # %% ../../nbs/data/08_geometry.ipynb #77f6fe66
 @patch
 def _keep(self:BoxGeometry, full, real):
-    "Boxes clipped, and a mask of those that stay"
+    "The clipped boxes, and a mask of those that stay"
     b,fraction = visible(full)
     center = (full[...,:2]+full[...,2:])/2
     ok = (center.abs()<=1).all(-1) if self.by_center else fraction>=self.min_visible
@@ -191,7 +191,7 @@ def _keep(self:BoxGeometry, full, real):
 
 @patch
 def _count(self:BoxGeometry, real, ok, area, fraction):
-    "How many boxes were cut, and how many were dropped and why"
+    "How many boxes were clipped, how many were dropped, and why"
     least = 'center outside the picture' if self.by_center else f'less than {self.min_visible:.0%} visible'
     some = real & (fraction>0)
     lost = reasons({'outside the picture':real & (fraction<=0), least:some & ~ok, 'no area':some & ok & ~area})
@@ -203,7 +203,7 @@ class BoxFlip(BoxGeometry):
     "Mirror left to right, or top to bottom"
     def __init__(self,
         p:float=.5, # Chance of mirroring
-        vert:bool=False, # Top to bottom?
+        vert:bool=False, # Mirror top to bottom rather than left to right?
         **kwargs, # Passed to `BoxGeometry`: min_visible, round, fill
     ):
         super().__init__(p, **kwargs)
@@ -212,7 +212,7 @@ class BoxFlip(BoxGeometry):
 
 # %% ../../nbs/data/08_geometry.ipynb #6479a91d
 class BoxDihedral(BoxGeometry):
-    "One of the eight rotations and reflections of a square; of four, if width and height cannot be swapped"
+    "One of the eight rotations and reflections of a square, or of only four if width and height cannot be swapped"
     def __init__(self,
         p:float=1., # Chance of drawing one
         **kwargs, # Passed to `BoxGeometry`: min_visible, round, fill
@@ -226,7 +226,7 @@ def perspective(
     src:Tensor, # (4, 2) points
     dst:Tensor, # (4, 2) where they go
 )->Tensor: # (3, 3)
-    "The matrix that takes four points to four others"
+    "The matrix that takes four points to four other points"
     rows = []
     for (x,y),(u,v) in zip(src.tolist(),dst.tolist()):
         rows.append([x,y,1,0,0,0,-u*x,-u*y])
@@ -236,9 +236,9 @@ def perspective(
 
 # %% ../../nbs/data/08_geometry.ipynb #deb3ed67
 class BoxRotate(BoxGeometry):
-    "Rotate about the middle by up to `max_deg` degrees either way"
+    "Rotate around the middle by up to `max_deg` degrees either way"
     def __init__(self,
-        max_deg:float=10., # Largest angle
+        max_deg:float=10., # Largest angle in degrees
         p:float=.5, # Chance of rotating
         **kwargs, # Passed to `BoxGeometry`: min_visible, round, fill
     ):
@@ -250,7 +250,7 @@ class BoxRotate(BoxGeometry):
 class BoxWarp(BoxGeometry):
     "Perspective: each corner of the picture moves by up to `magnitude` of half its side"
     def __init__(self,
-        magnitude:float=.2, # Largest shift of a corner. Half of a side is 1
+        magnitude:float=.2, # Largest shift of a corner; 1 is half of a side
         p:float=.5, # Chance of warping
         **kwargs, # Passed to `BoxGeometry`: min_visible, round, fill
     ):
@@ -280,7 +280,7 @@ class BoxZoom(BoxGeometry):
 class BoxExpand(BoxGeometry):
     "Put the photo on a canvas up to `max_out` times as wide and high (SSD paper §3.6)"
     def __init__(self,
-        max_out:float=4., # Largest canvas, in sides of the photo
+        max_out:float=4., # Largest canvas, as a multiple of the photo's sides
         p:float=.5, # Chance of expanding
         **kwargs, # Passed to `BoxGeometry`: min_visible, round, fill
     ):
@@ -292,7 +292,7 @@ class BoxExpand(BoxGeometry):
 
 # %% ../../nbs/data/08_geometry.ipynb #fa340260
 class BoxIoUCrop(BoxGeometry):
-    "A crop that overlaps some object enough (SSD paper §2.2, torchvision's `RandomIoUCrop`); centers decide what stays"
+    "Crop with enough overlap with an object; keep centers inside (SSD paper §2.2, torchvision's `RandomIoUCrop`)"
     by_center = needs_boxes = True
     def __init__(self,
         p:float=1., # Chance of cropping
@@ -306,9 +306,9 @@ class BoxIoUCrop(BoxGeometry):
 
 # %% ../../nbs/data/08_geometry.ipynb #6c5b0a51
 class BoxMoves(BoxGeometry):
-    "Several moves, in one resampling"
+    "Several moves in one resampling"
     def __init__(self,
-        *moves, # `BoxGeometry` transforms, in order
+        *moves, # `BoxGeometry` transforms, in the order of the moves
         **kwargs, # Passed to `BoxGeometry`: min_visible, round, fill
     ):
         super().__init__(1., **kwargs)

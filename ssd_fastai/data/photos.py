@@ -1,4 +1,4 @@
-"""Any picture file as an RGB photo, the right way up, or an error that names the file
+"""Any picture file as an RGB photo, the right way up, or an error that says which file is bad
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/photos.html.md"""
 
@@ -24,8 +24,8 @@ _turns = {2:'FLIP_LEFT_RIGHT', 3:'ROTATE_180', 4:'FLIP_TOP_BOTTOM',
 
 def orientation(
     im:Image.Image, # A photo as PIL opened it
-)->int: # 1 (upright) to 8: EXIF's number; 1 for numbers that EXIF does not define
-    "How a photo has to be turned to be seen the right way up"
+)->int: # EXIF's number, 1 (upright) to 8; 1 for values that EXIF does not define
+    "How a photo has to be turned to appear the right way up"
     try: o = im.getexif().get(0x112, 1)
     except Exception: return 1 # damaged EXIF data, which viewers ignore too
     return o if isinstance(o,int) and o in _turns else 1
@@ -34,7 +34,7 @@ def orientation(
 def value_range(
     a:np.ndarray, # Gray values, (h, w), integers or floats
 )->tuple: # (the value that becomes black, the one that becomes white)
-    "The range of a photo's values: as many bits as the largest needs, or its own"
+    "The range of a photo's values: as many bits as the largest value needs, or from its smallest to its largest"
     lo,hi = float(a.min()),float(a.max())
     bits = (1,8) if a.dtype.kind=='f' else (1,8,10,12,14,16)
     white = next((2.**n-1 for n in bits if hi<=2**n-1), np.inf)
@@ -42,7 +42,7 @@ def value_range(
     return lo,(hi if hi>lo else lo+1)
 
 # %% ../../nbs/data/02_photos.ipynb #37114c5f
-def _gray8(im): # (8-bit photo, what was found, what was done) of one with a single deep channel
+def _gray8(im): # a photo with one deep channel → (8-bit photo, what was found, what was done)
     a = np.asarray(im)
     ok = np.isfinite(a)
     values = a[ok] if ok.any() else np.zeros(1)
@@ -52,10 +52,10 @@ def _gray8(im): # (8-bit photo, what was found, what was done) of one with a sin
     if white==65535 and im.mode not in ('I','F'): what = '' # all 16 bits are in use: no guess
     return Image.fromarray(gray.clip(0,255).astype(np.uint8)),what,f'{black:g} is black and {white:g} is white'
 
-def _deep_color(im): # Does the file have 16 bits for each of several channels? Ask before the photo is loaded
+def _deep_color(im): # does the file have several channels of 16 bits? Ask before the photo is loaded
     return im.mode in ('RGB','RGBA','LA') and any(';16' in str(t[3]) for t in getattr(im,'tile',()))
 
-def _color8(im): # (photo, what was found, what was done) of a color photo of which PIL has kept the upper 8 of 16 bits
+def _color8(im): # the same for a color photo, where PIL has kept only the upper 8 of 16 bits
     hi = max(band[1] for band in np.atleast_2d(im.convert('RGB').getextrema()))
     white = next(w for w in (3,15,63,255) if hi<=w) # 10, 12, 14, 16 bits
     if white==255: return im,'',''
@@ -76,7 +76,7 @@ def _file_rows(im): # what the header says, before the pixels are loaded
     if im.mode!='RGB': rows.append((f'mode {im.mode}','made RGB',False))
     return rows
 
-def _bitmap(im): # (the photo with 8 bits a channel, rows)
+def _bitmap(im): # (the photo with 8 bits per channel, rows)
     deep,rows = _deep_color(im),_file_rows(im)
     im.load()
     what = ''
@@ -106,7 +106,7 @@ def warn_caller(
     text:str, # What to say
     category:type=UserWarning, # Kind of warning
 ):
-    "A warning that shows the line of the user's code that led to it, however deep in this package it arose"
+    "Warn, and point to the line of the user's code that led here, however deep inside this package we are"
     ours,f,level = ('ssd_fastai','fastai','fastcore','contextlib','torch'),sys._getframe(1),2
     while f.f_back and f.f_globals.get('__name__','').split('.')[0] in ours: f,level = f.f_back,level+1
     warnings.warn(text, category, stacklevel=level)
@@ -126,7 +126,7 @@ def to_rgb(
 # %% ../../nbs/data/02_photos.ipynb #c339f8bd
 class BadPhoto(ValueError): "A photo that cannot be used, with its name and what to do about it"
 
-def _remedy(path, e): # what to do about a file that raised `e`
+def _remedy(path, e): # what to do about a file that caused `e`
     if isinstance(e, Image.DecompressionBombError):
         return ('If you trust it, set PIL.Image.MAX_IMAGE_PIXELS = None before you read the labels; '
                 'otherwise save it smaller, or cut it into tiles, and label it again.')
@@ -136,8 +136,8 @@ def _remedy(path, e): # what to do about a file that raised `e`
 # %% ../../nbs/data/02_photos.ipynb #54de7275
 def read_photo(
     path:str|Path, # A file that PIL can read
-    at_least:int=None, # The photo may be reduced, to no less than this side: faster for a JPEG
-)->tuple: # (RGB photo, EXIF orientation, rows (what is unusual, what was done about it, does it deserve a warning?))
+    at_least:int=None, # Allow a smaller photo, with sides of at least this many pixels: faster for a JPEG
+)->tuple: # (RGB photo, EXIF orientation, rows of (what is unusual, what was done about it, worth a warning?))
     "A photo as a person sees it, and what is unusual about the file"
     try:
         with Image.open(path) as im:
@@ -151,7 +151,7 @@ def read_photo(
 # %% ../../nbs/data/02_photos.ipynb #cfc354d0
 def open_photo(
     path:str|Path, # A file that PIL can read
-    size:tuple=None, # (width, height) that it had when its labels were read: an error if it has changed. Default: any
+    size:tuple=None, # (width, height) when its labels were read; an error if that has changed. Default: no check
 )->Image.Image: # RGB, the right way up
     "Open a photo as a person sees it: EXIF rotation applied, in RGB"
     photo,_,rows = read_photo(path)
@@ -165,7 +165,7 @@ def open_photo(
 def _png_orientation(path, im): # checks the file, too
     data = Path(path).read_bytes()
     if any(k in data for k in (b'eXIf',b'Raw profile type exif',b'XML:com.adobe.xmp')):
-        im.load() # what says how to turn it may come last
+        im.load() # the EXIF data may come last
         return orientation(im)
     im.verify()
     return 1
@@ -184,7 +184,7 @@ def _header(path): # ((width, height) as stored, orientation, does the file look
 def photo_layout(
     path:str|Path, # A photo
 )->tuple: # ((width, height) in pixels as a person sees it, EXIF orientation)
-    "Size and orientation of a photo from its header; an error, as from `open_photo`, for a file that cannot be read"
+    "Size and orientation of a photo from its header; raises what `open_photo` would raise for a bad file"
     try: size,o,whole = _header(path)
     except Exception: size,o,whole = None,1,False
     if not whole: return open_photo(path).size,o
@@ -202,7 +202,7 @@ def turned_boxes(
     o:int, # EXIF orientation, 1 to 8
     size:tuple, # (width, height) of the photo as a person sees it
 )->np.ndarray: # (n, 4) corners in pixels of the photo as a person sees it
-    "Turn boxes as EXIF turns the photo"
+    "Turn boxes the way EXIF turns the photo"
     b = np.array(boxes, dtype=np.float32).reshape(-1,4)
     w,h = size if o<5 else size[::-1]
     if o in (2,3,7,8): b[:,[0,2]] = w-b[:,[2,0]]
@@ -210,7 +210,7 @@ def turned_boxes(
     return b if o<5 else b[:,[1,0,3,2]]
 
 # %% ../../nbs/data/02_photos.ipynb #383c63b2
-def _edges(gray, boxes): # mean change of brightness across the borders of boxes
+def _edges(gray, boxes): # mean change in brightness across the borders of the boxes
     h,w = gray.shape
     def at(v, n): return int(np.clip(round(float(v)), 0, n-1))
     def across(line): return np.abs(line[4:]-line[:-4]).max(0).mean() if len(line)>4 else 0.
@@ -223,15 +223,15 @@ def _edges(gray, boxes): # mean change of brightness across the borders of boxes
 
 # %% ../../nbs/data/02_photos.ipynb #3317220d
 def unturned_score(
-    photo:Image.Image, # As a person sees it, perhaps at a reduced size
+    photo:Image.Image, # The photo as a person sees it, perhaps at a reduced size
     boxes:np.ndarray, # (n, 4) corners in pixels of the unreduced photo, as labeled
     o:int, # EXIF orientation, 1 to 8
     size:tuple, # (width, height) of the unreduced photo, as a person sees it
-)->float: # Above 1 if they fit better turned: 2 is a suspicion, 4 is clear
+)->float: # Above 1 if they fit better turned: 2 is suspicious, 4 is clear
     "How many times better the boxes fit when turned, as if they had been drawn on the photo as stored"
     b = np.asarray(boxes, dtype=np.float32).reshape(-1,4)
     if o<2 or not len(b): return 1.
-    def fit(s): return (b[:,2:]<=np.array(s)*1.05).all() # a hand may slip over the edge
+    def fit(s): return (b[:,2:]<=np.array(s)*1.05).all() # people may draw slightly past the edge
     fits,fits_stored = fit(size),fit(size if o<5 else size[::-1])
     if fits!=fits_stored: return np.inf if fits_stored else 0.
     k = min(1, 400/max(size))
@@ -245,7 +245,7 @@ def unturned_labels(
     o:int, # EXIF orientation, 1 to 8
     size:tuple, # (width, height) as a person sees it
     labeled_size:tuple=None, # (width, height) according to the label file, if it has one
-    look:bool=True, # Look at the pixels, too?
+    look:bool=True, # Also look at the pixels?
 )->str: # What is wrong and what to do, or ''
     "Were the labels clearly drawn on the photo as it is stored, before EXIF turns it?"
     b = np.asarray(boxes, dtype=np.float32).reshape(-1,4)
@@ -262,7 +262,7 @@ def unturned_labels(
 def thumbnail(
     photo:Image.Image, # An RGB photo
 )->np.ndarray: # (16, 16, 3) float32, 0 to 255
-    "A photo in 256 pixels"
+    "A photo reduced to 256 pixels"
     return np.asarray(photo.resize((16,16), Image.Resampling.BOX), dtype=np.float32)
 
 def file_hash(
@@ -287,7 +287,7 @@ def look_alikes(
     a:np.ndarray, # (n, 16, 16, 3) thumbnails
     b:np.ndarray, # (m, 16, 16, 3) thumbnails
     close:float=3., # Largest mean difference between near-duplicates, out of 255
-    k:int=8, # At most so many of each
+    k:int=8, # At most this many for each photo
 )->list: # For each of `b`, the positions in `a` of near-duplicates, nearest first
     "Find near-duplicates without comparing every pair"
     x,y = a.reshape(len(a),-1),b.reshape(len(b),-1)
@@ -300,12 +300,12 @@ def look_alikes(
     res = []
     for t,near in zip(y,found):
         some = alike(t, near[near<len(x)])
-        crowded = len(some)<k and near[-1]<len(x) # more candidates than we asked for: look at all
+        crowded = len(some)<k and near[-1]<len(x) # there may be more candidates than we asked for: look at all of them
         res.append(alike(t, np.arange(len(x)))[:k] if crowded else some)
     return res
 
 # %% ../../nbs/data/02_photos.ipynb #13e02a83
-def _links(marks, close): # for each photo, those that it is a copy or a near-duplicate of
+def _links(marks, close): # for each photo, the photos that it copies or nearly copies
     known = [i for i,(h,_) in enumerate(marks) if h is not None]
     first = {}
     for i in known: first.setdefault(marks[i][0], i)
@@ -318,10 +318,10 @@ def _links(marks, close): # for each photo, those that it is a copy or a near-du
 
 # %% ../../nbs/data/02_photos.ipynb #3b46afd0
 def duplicate_groups(
-    marks:list, # `fingerprint` of each photo
+    marks:list, # The `fingerprint` of each photo
     close:float=3., # Largest mean difference between near-duplicates, out of 255
-)->list: # Lists of pairs (position of a photo, position of the one that it repeats). The first of a group repeats None
-    "Photos in groups: each with its copies and near-duplicates, most often alone"
+)->list: # Lists of pairs (position of a photo, position of the photo it repeats); the first of a group repeats None
+    "Group each photo with its copies and near-duplicates; most photos have none"
     both = [set(o) for o in _links(marks, close)]
     for i,links in enumerate(list(map(list,both))):
         for j in links: both[j].add(i)
@@ -340,7 +340,7 @@ def duplicate_groups(
 def photo_groups(
     paths:list, # Photos
     close:float=3., # Largest mean difference between near-duplicates, out of 255
-)->list: # Lists of positions in `paths`: a list for each photo, together with its near-duplicates
+)->list: # Lists of positions in `paths`: one list for each photo and its near-duplicates
     "Which photos are the same, or nearly"
     marks = parallel(fingerprint, [Path(p) for p in paths], threadpool=True, progress=False)
     return [[i for i,_ in group] for group in duplicate_groups(marks, close)]
@@ -358,7 +358,7 @@ def _pixels(a):
 def to_photo(
     item, # Path, PIL image, array (h, w[, 1, 3 or 4]) or tensor ([1, 3 or 4, ]h, w). uint8, uint16, or floats 0 to 1
 )->Image.Image: # RGB
-    "Anything that looks like a photo as an RGB photo"
+    "Turn anything that looks like a photo into an RGB photo"
     if isinstance(item,(str,Path)): return open_photo(item)
     if isinstance(item,Image.Image): return to_rgb(item)
     a = item.detach().cpu().as_subclass(Tensor).numpy() if isinstance(item,Tensor) else np.asarray(item)

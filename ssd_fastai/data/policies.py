@@ -1,4 +1,4 @@
-"""Augmentation found by a search rather than by hand: the policies v0 to v3 for detection
+"""Augmentation found by a search rather than by hand: detection policies v0 to v3
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/policies.html.md"""
 
@@ -20,7 +20,7 @@ from .augment import BoxStats, reasons, visible
 from .geometry import scale_shift, turn, warp_boxes, warp_photo
 
 # %% ../../nbs/data/09_policies.ipynb #b0a7ba70
-gray = (128,128,128) # what the authors fill with
+gray = (128,128,128) # the authors' fill color
 
 def _enhance(f): return lambda im,m: f(im).enhance(m*1.8+.1)
 
@@ -43,7 +43,7 @@ color_ops = dict(
     Sharpness=_enhance(ImageEnhance.Sharpness))
 
 # %% ../../nbs/data/09_policies.ipynb #4a2761c0
-shift_fraction = 250/640 # of the side of the photo, at magnitude 10
+shift_fraction = 250/640 # of the photo's side, at magnitude 10
 
 def _sign(): return random.choice((-1,1))
 
@@ -61,9 +61,9 @@ def _pixels(box): return tuple(round(v) for v in box)
 
 def in_boxes(
     im:Image.Image, # RGB photo
-    b:Tensor, # (n, 4) boxes in its pixels
-    f, # Patch → patch of the same size
-    p:float=1., # Chance for each box
+    b:Tensor, # (n, 4) boxes in pixels of the photo
+    f, # Function that takes a patch and returns one of the same size
+    p:float=1., # Chance that a box is changed
 )->Image.Image: # The photo, changed inside its boxes only
     "Apply a function to the pixels inside each box"
     im = im.copy()
@@ -74,7 +74,7 @@ def in_boxes(
 
 # %% ../../nbs/data/09_policies.ipynb #5d89acc4
 def _gray_box(im, x, y, half_w, half_h):
-    "A gray rectangle around a point, as far as it is on the picture"
+    "Draw a gray rectangle around a point, clipped to the picture"
     im = im.copy()
     box = max(x-half_w,0),max(y-half_h,0),min(x+half_w,im.width),min(y+half_h,im.height)
     im.paste(gray, _pixels(box))
@@ -82,18 +82,18 @@ def _gray_box(im, x, y, half_w, half_h):
 
 def cutout(
     im:Image.Image, # RGB photo
-    half:float, # Half of the side of the square, pixels
+    half:float, # Half of the side of the square, in pixels
 )->Image.Image: # The photo with the square
-    "A gray square around a random point"
+    "Draw a gray square around a random point"
     return _gray_box(im, random.uniform(0,im.width), random.uniform(0,im.height), half, half)
 
 # %% ../../nbs/data/09_policies.ipynb #7e21c617
 def bbox_cutout(
     im:Image.Image, # RGB photo
-    b:Tensor, # (n, 4) boxes in its pixels
-    m:float, # Magnitude, 0 to 1: at most 3/4 of the box to each side of a point in it
+    b:Tensor, # (n, 4) boxes in pixels of the photo
+    m:float, # Magnitude, 0 to 1: up to 3/4 of the box on each side of a point in it
 )->Image.Image: # The photo with the rectangle
-    "A gray rectangle inside one of the objects"
+    "Draw a gray rectangle inside one of the objects"
     if not len(b): return im
     box = _pixels(random.choice(b.tolist()))
     w,h = box[2]-box[0],box[3]-box[1]
@@ -105,7 +105,7 @@ def bbox_cutout(
 
 # %% ../../nbs/data/09_policies.ipynb #329f5600
 def _patch_op(name, m):
-    "The operation of `name` on the patch of a box"
+    "The operation called `name`, as a function of the patch of a box"
     if name=='Flip': return ImageOps.mirror
     if name=='Cutout': return lambda patch: cutout(patch, min(50*m,max(patch.size)/2))
     if name in color_ops: return lambda patch: color_ops[name](patch,m)
@@ -113,7 +113,7 @@ def _patch_op(name, m):
 
 # %% ../../nbs/data/09_policies.ipynb #95067330
 def _move(name, m, im, b, min_visible):
-    "The geometric operation of `name` on a photo and its boxes"
+    "Apply the geometric operation called `name` to a photo and its boxes"
     px = torch.tensor([*im.size]*2)/2
     im,matrix = warp_photo(im, geometric_ops[name](m,*im.size), gray)
     nb,fraction = visible(warp_boxes((b/px-1)[None],matrix[None])[0])
@@ -133,11 +133,11 @@ def policy_op(
     name:str, # One of `op_names`
     m:float, # Magnitude, 0 to 1
     im:Image.Image, # RGB photo
-    b:Tensor, # (n, 4) boxes in its pixels
+    b:Tensor, # (n, 4) boxes in pixels of the photo
     min_visible:float=.25, # Boxes with less than this fraction of their area left are dropped
     p_box:float=1., # Box-only operations: chance for each box
 ): # (photo, (m, 4) boxes, (n,) mask of the boxes kept, `BoxStats`)
-    "One operation of a policy"
+    "Apply one operation of a policy"
     op,_,kind = name.partition('_')
     if kind=='BBox': return _move(op, m, im, b, min_visible)
     if kind=='Only_BBoxes': im = in_boxes(im, b, _patch_op(op,m), p_box)
@@ -218,7 +218,7 @@ class Policy(ItemTransform):
     def __init__(self,
         subs:list, # Sub-policies: lists of (operation, probability, magnitude 0–10)
         min_visible:float=.25, # Boxes with less than this fraction of their area left are dropped
-        scale:float=1., # Magnitudes are multiplied by this
+        scale:float=1., # Factor for all magnitudes
     ):
         super().__init__()
         bad = [op for sub in subs for op,_,_ in sub if op not in op_names]
@@ -235,7 +235,7 @@ class Policy(ItemTransform):
 # %% ../../nbs/data/09_policies.ipynb #ef8b1e75
 @patch
 def _apply(self:Policy, sub, im, b, l):
-    "The operations of a sub-policy in turn, each with its probability, and what they did to the boxes"
+    "Apply the operations of a sub-policy in turn, each with its probability, and keep count of the boxes"
     total = BoxStats(0, 0, {})
     for name,p,magnitude in sub:
         if not name.endswith('_Only_BBoxes') and random.random()>=p: continue
@@ -249,6 +249,6 @@ def detection_autoaugment(
     name:str='v0', # 'v0' (the paper's), 'v1', 'v2' or 'v3'
     **kwargs, # Passed to `Policy`: min_visible, scale
 )->Policy: # An item transform: put it before those of `ssd_tfms`
-    "The learned policies for detection of Zoph et al. 2019 (arXiv 1906.11172), as in the authors' release"
+    "The learned detection policies of Zoph et al. 2019 (arXiv 1906.11172), as in the authors' release"
     if name not in policies: raise ValueError(f"There is no policy '{name}': choose one of {', '.join(policies)}")
     return Policy(policies[name], **kwargs)

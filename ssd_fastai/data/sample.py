@@ -33,7 +33,7 @@ def blob(
     "Soft mask of a nearly round shape"
     edge = _edge(rng, r, wobble)
     res = np.zeros((size[1],size[0]), np.float32)
-    reach = 1.5*r+5*soft # further out the mask is 0
+    reach = 1.5*r+5*soft # the mask is 0 beyond this
     x0,x1 = np.clip([cx-reach,cx+reach], 0, size[0]).astype(int)
     y0,y1 = np.clip([cy-reach,cy+reach], 0, size[1]).astype(int)
     y,x = np.ogrid[y0:y1, x0:x1]
@@ -46,13 +46,13 @@ def blob(
 def mask_box(
     m:np.ndarray, # (height, width) mask, 0 to 1
 )->list: # [x0,y0,x1,y1] in pixels, or [] if nothing is inside
-    "The box around the part of a mask above one half"
+    "The box around the part of a mask that is above one half"
     xs,ys = (np.flatnonzero((m>.5).any(i)) for i in (0,1))
     if not len(xs): return []
     return [int(xs[0]),int(ys[0]),int(xs[-1])+1,int(ys[-1])+1]
 
 # %% ../../nbs/data/00_sample.ipynb #11f36380
-def _tint(img, m, color, strength=1.): # Only where the mask is more than next to nothing
+def _tint(img, m, color, strength=1.): # only where the mask is clearly above 0
     b = mask_box(m>.004)
     if not b: return
     part = np.s_[b[1]:b[3], b[0]:b[2]]
@@ -60,7 +60,7 @@ def _tint(img, m, color, strength=1.): # Only where the mask is more than next t
 
 # %% ../../nbs/data/00_sample.ipynb #39178b4f
 def paint_rbc(
-    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far; painted on in place
     rng:np.random.Generator, # Source of randomness
     cx:float, # Center, in pixels from the left
     cy:float, # Center, in pixels from the top
@@ -78,7 +78,7 @@ def paint_rbc(
 
 # %% ../../nbs/data/00_sample.ipynb #00629ffd
 def paint_wbc(
-    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far; painted on in place
     rng:np.random.Generator, # Source of randomness
     cx:float, # Center, in pixels from the left
     cy:float, # Center, in pixels from the top
@@ -97,7 +97,7 @@ def paint_wbc(
 
 # %% ../../nbs/data/00_sample.ipynb #db8906d0
 def paint_platelet(
-    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far, painted on
+    img:np.ndarray, # (h, w, 3) floats, 0 to 1: the picture so far; painted on in place
     rng:np.random.Generator, # Source of randomness
     cx:float, # Center, in pixels from the left
     cy:float, # Center, in pixels from the top
@@ -117,10 +117,10 @@ def free_spot(
     r:float, # Radius of the new cell in pixels
     others:list, # (cx, cy, r) of the cells already there
     size:tuple, # (width, height) of the photo
-    gap:float=.8, # Closest centers allowed, as a fraction of the two radii: under 1 they overlap
-    tries:int=30, # Give up after so many
+    gap:float=.8, # Least distance between centers, as a fraction of the sum of the radii: below 1 they overlap
+    tries:int=30, # Give up after this many
 ): # (cx, cy), or None when the photo is full
-    "A spot where a new cell neither hides another one nor is hidden by it"
+    "A spot where a new cell neither hides another cell nor is hidden by one"
     for _ in range(tries):
         x,y = (rng.uniform(-.3*r, s+.3*r) for s in size)
         if all(np.hypot(x-a,y-b) > gap*(r+c) for a,b,c in others): return x,y
@@ -137,7 +137,7 @@ def _glass(rng, size): # a lamp seen through glass, with specks of dirt
 # %% ../../nbs/data/00_sample.ipynb #1e419ef3
 cell_names = ['RBC', 'WBC', 'Platelets']
 
-def _plan(rng): # names and radii. Large cells and platelets first, or they would find no room
+def _plan(rng): # names and radii. Large cells and platelets come first; otherwise there would be no room for them
     n_wbc = rng.choice(3, p=[.25,.6,.15])
     n_platelets = rng.choice(5, p=[.2,.25,.25,.2,.1])
     return [('WBC',37)]*n_wbc + [('Platelets',9)]*n_platelets + [('RBC',24)]*int(rng.integers(5,16))
@@ -152,7 +152,7 @@ def _place(plan, rng, scale, size): # (name, x, y, radius) of the cells that fou
     return res
 
 # %% ../../nbs/data/00_sample.ipynb #731fe8a7
-def _camera(img, rng): # uneven light, a lens a little out of focus, noise
+def _camera(img, rng): # uneven light, a lens slightly out of focus, and noise
     h,w = img.shape[:2]
     slope = np.linspace(-1,1,w)*rng.normal(0,.05) + (np.linspace(-1,1,h)*rng.normal(0,.05))[:,None]
     img *= (1+slope)[...,None]*rng.uniform(.85,1.05)
@@ -163,9 +163,9 @@ def _camera(img, rng): # uneven light, a lens a little out of focus, noise
 
 # %% ../../nbs/data/00_sample.ipynb #82f8dc60
 def draw_smear(
-    rng:np.random.Generator, # Source of randomness: the same one gives the same photo
+    rng:np.random.Generator, # Source of randomness: the same seed gives the same photo
     size:tuple=(320,240), # (width, height) in pixels
-    empty:bool=False, # A smear without cells?
+    empty:bool=False, # Draw a smear without cells?
 ): # (PIL image, boxes as [[x0,y0,x1,y1]], names)
     "One photo of a blood smear with its boxes"
     stain,scale = rng.uniform(.88,1.1,3),rng.uniform(.88,1.12)*size[0]/320
@@ -187,7 +187,7 @@ def _coco(recs):
     return dict(images=images, categories=categories, annotations=_annotations(recs))
 
 # %% ../../nbs/data/00_sample.ipynb #2bc2369a
-def _draw_all(path, n, size, seed, empty_every): # Photos into images/. (id, file, size, boxes, names) of each
+def _draw_all(path, n, size, seed, empty_every): # draws photos into images/; (id, file, size, boxes, names) of each
     (path/'images').mkdir()
     recs = []
     for i in range(n):
@@ -205,7 +205,7 @@ def _write_set(path, n_train, n, *args):
 # %% ../../nbs/data/00_sample.ipynb #36efd0e0
 def _made(path, name): return (path/'made.txt').exists() and (path/'made.txt').read_text()==name
 
-def _fill(path, name, draw): # `draw` into a folder beside `path`, which then takes its place
+def _fill(path, name, draw): # `draw` into a folder next to `path`, then move it to `path`
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix='.drawing-'))
     try:
         draw(tmp)
@@ -216,14 +216,14 @@ def _fill(path, name, draw): # `draw` into a folder beside `path`, which then ta
             if path.exists(): path.rmdir()
             os.replace(tmp, path)
         except OSError:
-            if not _made(path, name): raise # else it finished just now
+            if not _made(path, name): raise # otherwise the other process has just finished
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/data/00_sample.ipynb #c31824d0
 def make_cells(
     path:str|Path=None, # Folder to write; default: fastai's data folder, under a name made of the other arguments
     n:int=300, # Number of photos
-    valid_pct:float=.2, # Fraction of them that goes to `valid.json`
+    valid_pct:float=.2, # Fraction of the photos that goes into `valid.json`
     size:tuple=(320,240), # (width, height) in pixels
     seed:int=42, # The same seed gives the same data set
     empty_every:int=25, # One photo out of this many has no cells

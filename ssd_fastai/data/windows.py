@@ -1,4 +1,4 @@
-"""A rectangle laid over a photo: squish, crop, pad and zoom are all the same thing
+"""A rectangle laid over a photo: squish, crop, pad and zoom are all the same operation
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/data/windows.html.md"""
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 # %% ../../nbs/data/06_windows.ipynb #1cd73ac0
 def seen_part(
-    window:tuple, # x0,y0,x1,y1 in pixels of the photo. May reach outside it
+    window:tuple, # x0,y0,x1,y1 in pixels of the photo; may extend beyond it
     photo:tuple, # (width, height) of the photo
     size:tuple, # (height, width) of the result
 ): # (x0,y0,x1,y1 in pixels of the photo, the same in whole pixels of the result)
@@ -20,7 +20,7 @@ def seen_part(
     lo,hi,out = window[:2],window[2:],size[::-1]
     part = [max(v,0) for v in lo] + [min(v,side) for v,side in zip(hi,photo)]
     at = [round((part[i]-lo[i%2])*out[i%2]/(hi[i%2]-lo[i%2])) for i in range(4)]
-    for i in (0,1): # at least one pixel wide and high
+    for i in (0,1): # at least one pixel in width and height
         at[i] = min(at[i],out[i]-1)
         at[2+i] = max(at[2+i],at[i]+1)
     return tuple(part),at
@@ -28,13 +28,13 @@ def seen_part(
 # %% ../../nbs/data/06_windows.ipynb #4ac7a123
 def crop_resize(
     im:Image.Image, # RGB photo
-    window:tuple, # x0,y0,x1,y1 in pixels of the photo. May reach outside it
+    window:tuple, # x0,y0,x1,y1 in pixels of the photo; may extend beyond it
     size:tuple, # (height, width) of the result
     flip:bool=False, # Mirror left to right?
     flip_vert:bool=False, # Mirror top to bottom?
-    fill:tuple=(124,116,104), # Color of what lies outside the photo: ImageNet's mean
+    fill:tuple=(124,116,104), # Color for what lies outside the photo. Default: ImageNet's mean
 )->Image.Image: # RGB, of `size`
-    "What is seen of a photo through a window, stretched to `size`, in one resampling"
+    "The part of a photo inside a window, stretched to `size` in one resampling"
     part,at = seen_part(window, im.size, size)
     res = im.resize((at[2]-at[0],at[3]-at[1]), Image.Resampling.BILINEAR, box=part, reducing_gap=2.)
     if res.size!=size[::-1]:
@@ -49,7 +49,7 @@ def snap(
     window:tuple, # x0,y0,x1,y1 in pixels of the photo
     photo:tuple, # (width, height) of the photo
     size:tuple, # (height, width) of the result
-)->tuple: # The window that `crop_resize` really shows
+)->tuple: # The window that `crop_resize` actually shows
     "A window moved so that the edges of the photo land on whole pixels of the result"
     part,at = seen_part(window, photo, size)
     lo,hi = [],[]
@@ -65,7 +65,7 @@ def fitted_window(
     size:tuple, # (height, width) of the result
     method:str, # 'squish', 'pad' or 'crop'
 )->tuple: # x0,y0,x1,y1 in pixels of the photo
-    "The window when nothing is random: the whole photo, more of it, or less"
+    "The window when nothing is random: the whole photo, or one that is larger or smaller"
     (w,h),(out_h,out_w) = photo,size
     if method=='squish': return 0,0,w,h
     fit = max if method=='pad' else min
