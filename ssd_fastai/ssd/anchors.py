@@ -283,7 +283,7 @@ def choose_strides(
     least:float=90., # Percent of the objects of each class that must have a default box with IoU ≥ .5
     max_photos:int=200, # Maximum number of photos to look at, spread evenly over the set
 )->tuple: # Strides, finest first
-    "The strides that a data set needs: 8, 16 and 32 if they cover it, else finer ones"
+    "The strides that a data set needs: 8, 16 and 32 if they cover it, finer ones if not"
     some = annotations[::max(1,math.ceil(len(annotations)/max_photos))]
     fit = dict(annotations=some, k=k, zooms=zooms)
     boxes = fit_default_boxes(grids=[tuple(math.ceil(o/s) for o in size) for s in (8,16,32)], **fit)
