@@ -1,4 +1,4 @@
-"""Thousands of default boxes laid over the photo, and whether your objects can find one that fits
+"""Lay thousands of default boxes over the photo, and check that each of your objects has one that fits
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/ssd/anchors.html.md"""
 
@@ -33,7 +33,7 @@ def grid_boxes(
     grid:tuple, # (rows, columns)
     shapes:Tensor, # (k, 2) widths and heights, 0 to 1
     step:float=None, # Side of a cell, as a fraction of the photo. Default: 1/rows and 1/columns
-)->Tensor: # (rows*columns*k, 4) center boxes, cell by cell, in each cell shape by shape
+)->Tensor: # (rows*columns*k, 4) boxes by center, cell by cell, and shape by shape within each cell
     "A box of each shape in every cell of a grid"
     mid = grid_centers(grid, step)
     return torch.cat([mid.repeat_interleave(len(shapes),0), shapes.repeat(len(mid),1)], -1)
@@ -45,7 +45,7 @@ class DefaultBoxes:
         grids:list, # (rows, columns) of each feature map
         shapes:list, # For each feature map, (k, 2) widths and heights, 0 to 1
         steps:list=None, # Side of a cell of each map, as a fraction of the photo. Default: 1/rows and 1/columns
-        clip:bool=False, # Cut the boxes off at the edge of the photo?
+        clip:bool=False, # Clip the boxes at the edge of the photo?
     ):
         if len(grids)!=len(shapes): raise ValueError(f'{len(grids)} grids but {len(shapes)} lists of shapes')
         self.grids = [tuple(g) for g in grids]
@@ -64,7 +64,7 @@ class DefaultBoxes:
     def __eq__(self, o): return isinstance(o,DefaultBoxes) and self.state()==o.state()
     __hash__ = None
     def state(self)->dict: # Plain numbers
-        "Everything that makes these boxes: `DefaultBoxes(**state)` makes them again"
+        "Everything needed to build these boxes again with `DefaultBoxes(**state)`"
         return dict(grids=self.grids, shapes=[s.tolist() for s in self.shapes], steps=self.steps, clip=self.clip)
     def __repr__(self):
         maps = ', '.join(f'{h}×{w} grid × {k}' for (h,w),k in zip(self.grids,self.k))
@@ -82,8 +82,8 @@ def fastai2018_boxes(
 def paper_shapes(
     scale:float, # Scale of this map, as a fraction of the photo
     after:float, # Scale of the next map
-    ratios:tuple=(2,), # Width over height, beyond the squares. Each is also used inverted
-    clip:bool=True, # Widths and heights at most 1, as in torchvision?
+    ratios:tuple=(2,), # Aspect ratios (width over height) besides the square. Each is also used inverted
+    clip:bool=True, # Cap widths and heights at 1, as in torchvision?
 )->Tensor: # (2+2*len(ratios), 2) widths and heights
     "The shapes of one map in the SSD paper (§2.2), in torchvision's order"
     wh = [(scale,scale),(s:=math.sqrt(scale*after),s)]
@@ -109,7 +109,7 @@ boxes_strides = {'ssd300_coco':(8,16,32,64,128,256), 'ssd300_voc':(8,16,32,64,12
 def published_boxes(
     name:str, # 'ssd300_coco', 'ssd300_voc', 'ssd512_coco', 'ssd512_voc', 'ssdlite320' or 'fastai2018'
     grids:list=None, # (rows, columns) of each of the set's feature maps, finest first; default: as published
-    clip:bool=True, # Widths and heights at most 1, as in torchvision? Caffe's SSD did not
+    clip:bool=True, # Cap widths and heights at 1, as in torchvision? The original SSD, in Caffe, did not
 )->DefaultBoxes:
     "The default boxes of a published detector (SSD paper; torchvision 0.29; fast.ai 2018)"
     if name not in boxes_strides:
@@ -127,10 +127,10 @@ def published_boxes(
 def show_default_boxes(
     photo, # PIL image or array
     boxes:DefaultBoxes, # Default boxes
-    axs=None, # Where to draw, one for each grid
+    axs=None, # Where to draw: one axes for each grid
     w:float=2.2, # Width of a picture in inches
 ):
-    "The default boxes of the middle cell of each grid, with the centers of the other cells"
+    "Draw the default boxes of the middle cell of each grid, with the centers of the other cells"
     n = len(boxes.grids)
     if axs is None: axs = plt.subplots(1,n,figsize=(w*n,w*photo.size[1]/photo.size[0]+.3),squeeze=False)[1][0]
     wh,start = torch.tensor([*photo.size]*2),0
@@ -168,9 +168,9 @@ def coverage(
     boxes, # `DefaultBoxes`, or (A, 4) corners 0 to 1
     annotations, # `Annotations`
     thr:float=.5, # IoU that counts as a match
-    by:str='class', # 'class', or 'size': the side of an object as a fraction of the photo's
+    by:str='class', # 'class' or 'size' (the side of an object as a fraction of the photo's)
 )->pd.DataFrame: # A row for each class or size: objects, covered (%), mean best IoU, default boxes per object
-    "The fraction of objects that some default box fits"
+    "How many of the objects have a default box that fits"
     if by not in ('class','size'): raise ValueError(f"by='{by}': choose 'class' or 'size'")
     df = best_ious(getattr(boxes,'boxes',boxes), annotations, thr)
     names = ['below 5 %','5–10 %','10–20 %','20–40 %','above 40 %']
@@ -193,9 +193,9 @@ def shape_iou(
 def kmeans(
     wh:Tensor, # (n, 2) widths and heights
     k:int, # Number of shapes wanted
-    weight:Tensor=None, # (n,) how much each object counts. Default: all the same
+    weight:Tensor=None, # (n,) how much each object counts. Default: all equally
     iters:int=30, # Rounds
-)->Tensor: # (k, 2) shapes by size
+)->Tensor: # (k, 2) shapes, sorted by size
     "k typical shapes, by k-means with the distance 1 − IoU"
     weight = torch.ones(len(wh)) if weight is None else weight
     order = wh.prod(1).argsort()
@@ -226,7 +226,7 @@ def fit_default_boxes(
     grids:list, # (rows, columns) of each feature map, finest first
     k:int=4, # Shapes for each grid
     cells:tuple=(2.,8.), # Smallest and largest side of a box, in cells of its grid
-    zooms:tuple=(1.,), # Sizes at which the model will see each object: `zooms_of` knows those of an augmentation
+    zooms:tuple=(1.,), # Scales at which the model will see each object: `zooms_of` finds those of an augmentation
 )->DefaultBoxes: # k shapes on each grid
     "Default boxes fitted to the objects of a data set, each shape on a grid that suits its size"
     wh,names = _object_sizes(annotations)
@@ -264,10 +264,10 @@ def show_coverage(
 def warn_coverage(
     boxes:DefaultBoxes, # Default boxes
     annotations, # `Annotations`
-    least:float=50., # Warn about a class covered less than this, in percent
-    remedy:str='Fit the boxes to the data (boxes=None), add a finer stride, or use a larger size.', # What to do
+    least:float=50., # Warn about classes with a coverage below this, in percent
+    remedy:str='Fit the boxes to the data (boxes=None), add a finer stride, or use a larger size.', # Advice
 ):
-    "Warn about classes that the default boxes hardly cover, with the remedy"
+    "Warn about classes that the default boxes hardly cover, and say what to do about it"
     c = coverage(boxes, annotations)['covered %']
     bad = ', '.join(f'{k} {v:.0f} %' for k,v in c.items() if v<least)
     if not bad: return
@@ -279,11 +279,11 @@ def choose_strides(
     annotations, # `Annotations` of the training set
     size:tuple, # (height, width) that the model sees
     k:int=4, # Default boxes in each cell
-    zooms:tuple=(1.,), # As for `fit_default_boxes`
+    zooms:tuple=(1.,), # See `fit_default_boxes`
     least:float=90., # Percent of the objects of each class that must have a default box with IoU ≥ .5
-    max_photos:int=200, # Photos looked at, at most, spread evenly over the set
+    max_photos:int=200, # Maximum number of photos to look at, spread evenly over the set
 )->tuple: # Strides, finest first
-    "The strides that a data set needs: 8, 16 and 32 if they cover it, else finer ones"
+    "The strides that a data set needs: 8, 16 and 32 if they cover it, finer ones if not"
     some = annotations[::max(1,math.ceil(len(annotations)/max_photos))]
     fit = dict(annotations=some, k=k, zooms=zooms)
     boxes = fit_default_boxes(grids=[tuple(math.ceil(o/s) for o in size) for s in (8,16,32)], **fit)

@@ -71,8 +71,8 @@ def to_coco(self:Detections,
 def above(self:Detections,
     thresholds, # The minimum score for keeping a detection: a number, or one for each class by name
     default:float=.3, # For classes without a threshold
-)->Detections: # The rest
-    "The detections that score enough"
+)->Detections: # Those that are kept
+    "The detections that score high enough"
     if not isinstance(thresholds,dict): return self[self.scores>=thresholds]
     cut = torch.tensor([thresholds.get(v,default) for v in self.vocab], dtype=self.scores.dtype)
     return self[self.scores>=cut.to(self.scores.device)[self.labels]]
@@ -83,14 +83,14 @@ def lowest(
     vocab:list, # Object classes, without background
     default:float=.3, # For classes without a threshold
 )->float:
-    "The lowest of some thresholds, once they are known to be good ones"
+    "The lowest of the thresholds, after checking them"
     own = thresholds if isinstance(thresholds,dict) else {}
     odd = [k for k in own if k not in vocab]
     if odd:
         names = ', '.join(map(str,vocab))
         raise ValueError(f'There is no class {odd[0]!r} to set a threshold for: the classes are {names}')
     values = [own.get(v,default) for v in vocab] if isinstance(thresholds,dict) else [thresholds]
-    if not all(0<=float(v)<=1 for v in values): raise ValueError(f'A threshold lies between 0 and 1: {thresholds}')
+    if not all(0<=float(v)<=1 for v in values): raise ValueError(f'A threshold must lie between 0 and 1: {thresholds}')
     return float(min(values))
 
 # %% ../../nbs/ssd/04_detect.ipynb #e1a7f580
@@ -105,10 +105,10 @@ def class_probs(
 # %% ../../nbs/ssd/04_detect.ipynb #8ea2d7c0
 def candidates(
     probs:Tensor, # (A, n_classes) of one photo
-    ok:Tensor, # (A,) mask of the boxes that may be chosen
+    ok:Tensor, # (A,) mask of the boxes to choose from
     min_score:float, # Keep boxes that score more than this
     top_k:int, # Best boxes of each class
-): # (scores (n,), numbers of the boxes (n,), labels (n,)), class by class, in each the highest score first
+): # (scores (n,), indices of the boxes (n,), labels (n,)), class by class, highest score first in each
     "The best boxes of each class"
     p = probs.t().contiguous()
     m = (p>min_score)&ok
@@ -140,9 +140,9 @@ def suppress(
     scores:Tensor, # (n,)
     labels:Tensor, # (n,)
     iou:float=.45, # Above this, two boxes of a class are the same object
-    keep:int=200, # Boxes that are kept
+    keep:int=200, # Number of boxes to keep
 )->Tensor: # Their positions, highest score first
-    "Greedy NMS by class, over only as many of the best candidates as it takes to keep `keep` boxes"
+    "Greedy NMS by class, using only as many of the best candidates as it takes to keep `keep` boxes"
     if len(scores)<=1000: return batched_nms(boxes, scores, labels, iou)[:keep]
     n = 2*keep
     while True:
@@ -154,7 +154,7 @@ def suppress(
         n *= 4
 
 # %% ../../nbs/ssd/04_detect.ipynb #50220c47
-least_vote = .01 # minimum score for a candidate to have a vote, whatever is shown: so a threshold moves no box
+least_vote = .01 # minimum score for a candidate to have a vote, whatever is shown, so that a threshold moves no box
 
 def vote_boxes(
     boxes:Tensor, # (n, 4) candidates
@@ -172,11 +172,11 @@ def vote_boxes(
 
 # %% ../../nbs/ssd/04_detect.ipynb #97bc90af
 def _floor(min_score, nms, vote):
-    "The minimum score of the candidates that are looked at: those that are shown, and those that vote"
+    "The minimum score of the candidates we need: those that are shown, and those that vote"
     return min_score if nms is None or vote is None else min(min_score,least_vote)
 
 def _best(boxes, scores, labels, min_score, nms, keep, vote=None):
-    "What is kept of the candidates, highest score first"
+    "The candidates that are kept, highest score first"
     if nms is None: i,vote = scores.argsort(descending=True, stable=True)[:keep],None
     else:
         shown = (scores>min_score).nonzero()[:,0] # the others only vote
@@ -191,11 +191,11 @@ def select(
     min_score:float=.01, # Drop boxes that score less
     nms:float=.45, # IoU above which two boxes of a class are the same object. None: no suppression
     top_k:int=400, # Best boxes of each class that enter the suppression
-    keep:int=None, # Best boxes of a photo that are kept. Default: 200, and all of them without suppression
-    degenerate:bool=False, # Boxes that have no area in the photo too, as in torchvision?
-    vote:float=None, # Minimum IoU for a suppressed box to move the one that is kept: `vote_boxes`. None: they do not
+    keep:int=None, # Number of boxes to keep for a photo. Default: 200, or all of them without suppression
+    degenerate:bool=False, # Keep boxes that have no area in the photo, as torchvision does?
+    vote:float=None, # Minimum IoU for a suppressed box to move the one that is kept: see `vote_boxes`. None: no voting
 ): # (boxes (n, 4), scores (n,), labels (n,)), highest score first
-    "The boxes of one photo worth keeping (Liu et al. 2016, §2.2; without `vote` as torchvision's SSD)"
+    "The boxes of one photo worth keeping (Liu et al. 2016, §2.2; without `vote`, as in torchvision's SSD)"
     boxes = boxes.clamp(0,1)
     ok = ((boxes[:,2:]-boxes[:,:2])>0).all(1)|degenerate
     s,i,l = candidates(probs, ok, _floor(min_score,nms,vote), top_k)
@@ -206,7 +206,7 @@ def worth_a_look(
     scores:Tensor, # (A, C) of one photo, as the model gives them
     background:bool, # Is column 0 the background?
     min_score:float, # Threshold
-)->Tensor: # Numbers of the default boxes, in order
+)->Tensor: # Indices of the default boxes, in order
     "The default boxes in which a class could score more than the threshold"
     t = min(max(min_score,1e-30),1-1e-7)
     top = scores[:,1:].amax(1)-scores[:,0] if background else scores.amax(1)+math.log(1-t)
@@ -222,7 +222,7 @@ def shortlist(
     most:int=4096, # Best candidates of each photo
     degenerate:bool=False, # As for `select`
 )->Tensor: # (B, n, 6) box (corners 0 to 1), score, label. Highest score first
-    "The best candidates of a batch, without a question to the device"
+    "The best candidates of a batch, without waiting for the device"
     p = class_probs(preds[0], background)
     C = p.shape[2]
     b = coder.decode(preds[1].float(), default).clamp(0,1)
@@ -249,7 +249,7 @@ def detect(
     vocab:list, # Object classes, without background
     background:bool=True, # Is column 0 of the scores the background?
     photos:list=None, # The photos, for `show`
-    listed:bool=None, # By `shortlist`? Default: on everything but a CPU
+    listed:bool=None, # Use `shortlist`? Default: on everything but a CPU
     min_score:float=.01, # Drop boxes that score less
     top_k:int=400, # Best boxes of each class that enter the suppression
     degenerate:bool=False, # As for `select`
@@ -262,7 +262,7 @@ def detect(
     res = []
     def one(i):
         r = worth_a_look(scores[i], background, _floor(min_score,nms,vote))
-        some = coder.at(r) if hasattr(coder,'at') else coder # a coder may know something of each default box
+        some = coder.at(r) if hasattr(coder,'at') else coder # a coder may know something about each default box
         probs,boxes = class_probs(scores[i][r],background),some.decode(offsets[i][r],default[r])
         return (o.cpu() for o in select(probs, boxes, min_score, nms, top_k, degenerate=degenerate, vote=vote, **kwargs))
     if (scores.device.type!='cpu' if listed is None else listed):
@@ -278,7 +278,7 @@ def detect(
 # %% ../../nbs/ssd/04_detect.ipynb #09f6b0d7
 @patch
 def detections(self:SSD,
-    preds, # (scores, offsets) that it gave for a batch
+    preds, # (scores, offsets) from the model for a batch
     sizes:list, # (width, height) of each photo
     vocab:list, # Object classes, without background
     **kwargs, # Passed to `detect`: photos, min_score, nms, keep, …

@@ -35,16 +35,16 @@ def targets(
         b,l = b[real],l[real]
         own = match(default, b, thr, ignore, like)
         pos = own>=0
-        cls[i,pos],box[i,pos] = l[own[pos]],b[own[pos]] # own[pos]: for each matched box, the number of its object
+        cls[i,pos],box[i,pos] = l[own[pos]],b[own[pos]] # own[pos]: for each matched box, the index of its object
         if len(ignore): cls[i,own==-2] = -1
     return cls,box
 
 # %% ../../nbs/ssd/02_loss.ipynb #f9ed6fb0
 def box_loss(
-    offsets:Tensor, # (B, A, 4) offsets that the network gave
+    offsets:Tensor, # (B, A, 4) the network's offsets
     default:Tensor, # (A, 4) default boxes, corners
     box:Tensor, # (B, A, 4) the boxes they should have drawn, corners
-    rows:Tensor, # (n,) the default boxes that are matched to an object, as rows of the flattened batch
+    rows:Tensor, # (n,) the matched default boxes, as rows of the flattened batch
     coder, # `BoxCoder`, or a coder that only decodes
     kind:str='smooth_l1', # 'smooth_l1' on the offsets, or 'giou' on the decoded boxes
 )->Tensor: # (n,) summed over the four offsets
@@ -57,11 +57,11 @@ def box_loss(
 
 # %% ../../nbs/ssd/02_loss.ipynb #b458e090
 def hard_negatives(
-    loss:Tensor, # (B, A) how wrong each default box is about background
+    loss:Tensor, # (B, A) loss of each default box as background
     pos:Tensor, # (B, A) the boxes that are matched to an object
     ratio:float=3., # Negatives for each positive
-    min_neg:int=32, # The minimum in each photo, so that photos without objects teach too
-    skip:Tensor=None, # (B, A) boxes that are not asked
+    min_neg:int=32, # Minimum for each photo, so that the network learns from empty photos too
+    skip:Tensor=None, # (B, A) boxes to leave out
 )->Tensor: # (B, A) mask
     "For each photo, the background boxes with the largest loss (SSD paper §2.2)"
     out = pos if skip is None else pos|skip
@@ -123,7 +123,7 @@ def sigmoid_class_loss(
     gamma:float=2., # How strongly easy boxes are down-weighted (focal)
     weight:Tensor=None, # (C+1,) weight of each class, background first
 )->Tensor: # One number, summed over the batch
-    "Binary cross-entropy, or focal loss, of all default boxes that are not ignored"
+    "Binary cross-entropy, or focal loss, over all default boxes that are not ignored"
     asked = cls>=0
     scores,cls = scores[asked],cls[asked]
     hot = F.one_hot(cls, scores.shape[-1]+1)[...,1:].to(scores)
@@ -135,9 +135,9 @@ def sigmoid_class_loss(
 _choices = dict(kind=('multibox','bce','focal'), box_kind=('smooth_l1','giou'), like=(None,'torchvision'))
 
 class SSDLoss(nn.Module):
-    "Classification and localization loss of an SSD, for batches as fastai makes them"
+    "Classification and localization loss of an SSD, for fastai batches"
     def __init__(self,
-        default:Tensor|DefaultBoxes, # Default boxes: the object, or (A, 4) corners 0 to 1
+        default:Tensor|DefaultBoxes, # `DefaultBoxes`, or (A, 4) corners 0 to 1
         kind:str='multibox', # 'multibox' (softmax, hard negatives), 'bce' or 'focal' (no background column)
         coder=None, # Default: `BoxCoder()`
         thr:float=.5, # Minimum IoU for matching a default box to an object
@@ -148,7 +148,7 @@ class SSDLoss(nn.Module):
         class_weight:Tensor=None, # (C,) weight of each class: see `class_weights`
         alpha:float=.25, # Weight of objects against background (focal)
         gamma:float=2., # How strongly easy boxes are down-weighted (focal)
-        like:str=None, # 'torchvision': its matching, and no minimum of negatives
+        like:str=None, # 'torchvision': matching as in torchvision, and no minimum of negatives
         ignore:bool=True, # May there be ignored objects (negative labels)? False saves a GPU a few operations
     ):
         super().__init__()

@@ -20,7 +20,7 @@ class PaddedBoxes(nn.Module):
     "Default boxes with everything that can be computed from them in advance"
     def __init__(self,
         default:Tensor, # (A, 4) default boxes, corners 0 to 1
-        weights:tuple=(10.,10.,5.,5.), # Those of `BoxCoder`, where tx and ty have the same, and tw and th
+        weights:tuple=(10.,10.,5.,5.), # As for `BoxCoder`. tx and ty must have the same weight, and so must tw and th
     ):
         super().__init__()
         lo,hi = default.split(2,-1)
@@ -35,7 +35,7 @@ class PaddedBoxes(nn.Module):
 def encode(self:PaddedBoxes,
     box:Tensor, # (B, A, 4) boxes, corners 0 to 1
 )->Tensor: # (B, A, 4) offsets
-    "Offsets from the default boxes, as `BoxCoder` has them"
+    "Offsets from the default boxes, as `BoxCoder` computes them"
     lo,hi = box.split(2,-1)
     mid = torch.addcmul(self.shift, lo+hi, self.scale)
     size = torch.addcmul(self.log_shift, (hi-lo).clamp(min=1e-6).log(), self.factor)
@@ -54,7 +54,7 @@ def _fits(const, bbox, label):
 def _first_round(fits, me):
     "Each object claims its best box: (that box (B, N), did the object win it (B, N), boxes that are gone (B, A))"
     val,pick = fits.max(2)
-    val = torch.add(val,me,alpha=-1e-7) # of two that fit alike, the first
+    val = torch.add(val,me,alpha=-1e-7) # of two that fit equally well, the first
     claim = val.new_full((fits.shape[0],fits.shape[2]),float('-inf')).scatter_reduce_(1,pick,val,'amax')
     return pick,val>=claim.gather(1,pick),claim>float('-inf')
 
@@ -81,7 +81,7 @@ def match_padded(
     N,A = label.shape[1],len(const.area)
     fits,me = _fits(const,bbox,label),const.order[:N].expand(label.shape)
     best,own = fits.max(1)
-    own = F.pad(own.masked_fill_(best<thr,N),(0,1)) # one bin more, for those who get nothing
+    own = F.pad(own.masked_fill_(best<thr,N),(0,1)) # one more bin, for the objects that get nothing
     pick,won,gone = _first_round(fits, me)
     own.scatter_(1,torch.where(won,pick,const.last),me)
     served,box = _second_round(fits, won, gone, const, k)
@@ -120,7 +120,7 @@ def padded_multibox(
     neg_ratio:float=3., # Hard negatives for each positive
     min_neg:int=32, # Minimum number of hard negatives in each photo
     weight:Tensor=None, # (C,) weight of each class, background first
-    ignore:bool=False, # Are there objects that are ignored? This costs a few operations
+    ignore:bool=False, # Are there ignored objects? This costs a few operations
 ): # (minus the classification part, localization, number of positives): sums over the batch
     "The parts of the multibox loss for a padded batch, without waiting for the device"
     with torch.no_grad():
@@ -156,7 +156,7 @@ class PaddedSSDLoss(SSDLoss):
         coder=None, # As for `SSDLoss`
         box_kind:str='smooth_l1', # As for `SSDLoss`
         like:str=None, # As for `SSDLoss`
-    )->bool: # Can this class compute such a loss?
+    )->bool: # Can this class compute that loss?
         "Is there a padded version of this loss?"
         return kind=='multibox' and (coder is None or type(coder) is BoxCoder) and box_kind=='smooth_l1' and not like
 

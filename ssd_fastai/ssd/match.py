@@ -16,10 +16,10 @@ from torchvision.ops import box_iou
 # %% ../../nbs/ssd/01_match.ipynb #8ba3b610
 def hand_out(
     top:list, # n: how well the best default box fits each object
-    want:list, # n: which one that is
-    row, # Function: number of an object → how well each default box fits it, (A,)
+    want:list, # n: the index of that box
+    row, # Function: index of an object → how well each default box fits it, (A,)
 )->list: # n different default boxes
-    "Hand out default boxes one at a time, best fit first; whoever finds a box taken comes back with the next best"
+    "Hand out default boxes one at a time, best fit first; an object whose box is taken comes back with its next best"
     n = len(want)
     if len(set(want))==n: return want
     taken,later,queue,want = set(),{},[(-t,i,-1) for i,t in enumerate(top)],list(want)
@@ -71,8 +71,8 @@ def best_ious_of(
     objects:Tensor, # (n, 4) objects, corners
     default:Tensor, # (A, 4) default boxes, corners
     chunk:int=16, # Objects at a time
-): # ((A,) best IoU of each default box, n best IoUs of the objects, n numbers of those boxes)
-    "The best partner of each object and the best IoU of each default box, a few objects at a time"
+): # ((A,) best IoU of each default box, n best IoUs of the objects, n indices of those boxes)
+    "The best default box of each object and the best IoU of each default box, a few objects at a time"
     sides = X0,Y0,X1,Y1 = [o.contiguous() for o in default.unbind(1)]
     area = (X1-X0)*(Y1-Y0)
     best,top,want = None,[],[]
@@ -96,7 +96,7 @@ def intersection_over_anchor(
 
 # %% ../../nbs/ssd/01_match.ipynb #977e3670
 def _at_least_one(objects, default, top, want):
-    "A different default box for each object, from their best IoUs and the boxes that have them"
+    "A different default box for each object, given the best IoU of each and the box it belongs to"
     def row(i): return pairwise_iou(objects[i:i+1],default)[0]
     for i,t in enumerate(top):
         if t<=0:  # overlaps nothing: the nearest
@@ -109,7 +109,7 @@ def match(
     default:Tensor, # (A, 4) default boxes, corners
     objects:Tensor, # (n, 4) objects, corners, same unit
     thr:float=.5, # Minimum IoU for matching a default box to an object
-    ignore:Tensor=None, # (m, 4) regions that are ignored: crowds, difficult objects
+    ignore:Tensor=None, # (m, 4) regions to ignore: crowds, difficult objects
     like:str=None, # 'torchvision': its rule for collisions (torchvision 0.29's `SSDMatcher`)
 )->Tensor: # (A,) index of the object that each default box is matched to. −1 is background, −2 is ignored
     "Match default boxes to objects by IoU, with at least one box for each object (SSD paper §2.2)"
@@ -119,7 +119,7 @@ def match(
         n,A = len(objects),len(default)
         if n>A: raise ValueError(f'{n} objects but only {A} default boxes: use more grids or shapes')
         best,top,want = best_ious_of(objects, default)
-        good = (best>=thr).nonzero()[:,0] # few: only for these we ask which object it was
+        good = (best>=thr).nonzero()[:,0] # few, so we look up the object for these only
         own = torch.full((A,), -1, device=default.device)
         own[good] = box_iou(objects,default[good]).argmax(0)
         if not like: want = _at_least_one(objects, default, top, want)

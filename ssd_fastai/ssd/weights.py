@@ -40,8 +40,8 @@ def boxes_of(
 def detector_note(
     model:SSD, # A model
     vocab:list, # Its object classes in order, without background
-    stats:tuple=None, # (mean, std) that the photos are normalized with. None: they are not
-)->dict: # vocab, size, stats, background, grids, shapes, steps; thresholds and tiles if it has some
+    stats:tuple=None, # (mean, std) that the photos are normalized with. None: no normalization
+)->dict: # vocab, size, stats, background, grids, shapes, steps; thresholds and tiles if it has any
     "What the weights of a detector mean, as plain numbers and names"
     boxes = boxes_of(model)
     cut,tiles = (getattr(model,o,None) for o in ('thresholds','tiles'))
@@ -60,7 +60,7 @@ def _numbers(o, n=None):
 
 # %% ../../nbs/ssd/06_weights.ipynb #c7c9a1f6
 def _grids_ok(n):
-    "Do grids, shapes and steps of a note belong together?"
+    "Do the grids, shapes and steps of a note fit together?"
     if not all(isinstance(n[k],list) for k in ('grids','shapes','steps')): return False
     if not 0<len(n['grids'])==len(n['shapes'])==len(n['steps'])<100: return False
     if not all(_numbers(g,2) and all(type(v) is int and 0<v<10_000 for v in g) for g in n['grids']): return False
@@ -119,7 +119,7 @@ def write_detector(
     file:str|Path, # A name that ends in .safetensors, or any other for a PyTorch file
     state:dict, # State dict of the model
     note:dict, # From `detector_note`
-    **more, # More for a PyTorch file, such as `opt`
+    **more, # Anything else for a PyTorch file, such as `opt`
 ):
     "Write weights and their note"
     text = json.dumps(note)
@@ -156,7 +156,7 @@ def _read_safe(file):
 
 # %% ../../nbs/ssd/06_weights.ipynb #d08c1089
 def read_detector(
-    file:str|Path, # As `write_detector`, `learn.save` or `torch.save(model.state_dict())` wrote it
+    file:str|Path, # Written by `write_detector`, `learn.save` or `torch.save(model.state_dict())`
 ): # (state dict, note or None, state of the optimizer or None), all on the CPU
     "Weights and their note; nothing in the file is run"
     if isinstance(file,(str,Path)):
@@ -178,7 +178,7 @@ def read_detector(
 def class_order(
     have:list, # Classes as they are
     want:list, # Classes as they should be
-)->list: # For each class of `want` its place in `have`. None if they are not the same classes
+)->list: # The place in `have` of each class of `want`. None if they are not the same classes
     "Where each class of the new order was in the old one"
     have,want = [str(o) for o in have],[str(o) for o in want]
     return [have.index(o) for o in want] if sorted(have)==sorted(want) else None
@@ -189,7 +189,7 @@ def _moved(t, n_out, cols):
     return t.view(-1,n_out,*t.shape[1:])[:,cols].reshape(t.shape)
 
 def _remembered(opt, p):
-    "What an optimizer of fastai, or one of PyTorch inside it, remembers of a parameter"
+    "What a fastai optimizer, or a PyTorch one inside it, remembers about a parameter"
     states = [o.state for o in (opt,getattr(opt,'opt',None)) if hasattr(o,'state')]
     return [t for s in states if p in s for t in s[p].values()]
 
@@ -198,7 +198,7 @@ def _remembered(opt, p):
 def reorder_classes(
     model:SSD, # Changed in place
     order:list, # From `class_order`
-    opt=None, # Its optimizer: what it remembers of the class predictors moves as well
+    opt=None, # Its optimizer. What it remembers about the class predictors moves, too
 ):
     "Reorder the classes of a model"
     n_out,cols = len(order)+model.background,[0]*model.background+[o+model.background for o in order]
