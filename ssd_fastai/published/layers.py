@@ -67,7 +67,7 @@ def fetch_weights(
 
 # %% ../../nbs/published/00_layers.ipynb #cb1d3486
 def _backbone_state(weights, default):
-    "The weights of the feature layers, from the word 'imagenet' or from a file"
+    "Load the weights of the feature layers, from torchvision if 'imagenet', or from a file"
     instead = "weights_backbone='path/to/file.pth', or pretrained=False to train from scratch"
     state = fetch_weights(default, instead) if weights=='imagenet' else read_weights(weights)
     return {k.removeprefix('features.'):v for k,v in state.items() if k.startswith('features.')}
@@ -78,7 +78,7 @@ def backbone_layers(
     default, # The member of the torchvision weights enum that 'imagenet' stands for
     **kwargs, # Passed to `arch`
 )->list: # Its feature layers
-    "The layers of a classifier, without its classifying end"
+    "Get the layers of a classifier, without its classification layers at the end"
     features = arch(weights=None, **kwargs).features
     if weights is None: return list(features)
     state = _backbone_state(weights, default)

@@ -501,7 +501,7 @@ def confusion(self:Mistakes,
 # %% ../../nbs/use/00_mistakes.ipynb #da4fda21
 @patch
 def counts(self:Mistakes)->pd.DataFrame: # A row for each class: objects, detections, bias and error per photo
-    "For counting: how far off is the number of detections on a photo?"
+    "For counting objects: how far off is the number of detections on each photo?"
     cut,rows = self.cutoffs(),[]
     for c,v in enumerate(self.vocab):
         n = np.array([((p.gt_labels==c)&~p.ignored).sum() for p in self.photos])

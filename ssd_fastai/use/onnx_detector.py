@@ -145,7 +145,7 @@ class OnnxDetector:
     ):
         self.session = _session(file, providers)
         meta = self.session.get_modelmeta().custom_metadata_map.get('ssd_fastai')
-        if meta is None: raise ValueError(f'{file} is not a detector from this library: write one with learn.to_onnx.')
+        if meta is None: raise ValueError(f'{file} is no detector of this library: write it with learn.to_onnx.')
         self.meta = json.loads(meta)
         self.vocab,self.size = self.meta['vocab'],tuple(self.meta['size'])
     def __repr__(self): return f'OnnxDetector: {", ".join(self.vocab)}, {self.size[0]}×{self.size[1]} pixels'

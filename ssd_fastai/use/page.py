@@ -484,7 +484,7 @@ if __name__=='__main__': demo.launch()
 '''
 
 # %% ../../nbs/use/08_page.ipynb #82ab7cc0
-_gradio = '6.31.0' # with which it was tried
+_gradio = '6.31.0' # the version that we tested
 
 _space_readme = '''---
 title: @title@
