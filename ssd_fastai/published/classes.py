@@ -22,7 +22,7 @@ from .models import copy_rows, match_names, our_name
 
 # %% ../../nbs/published/03_classes.ipynb #db12cc48
 def _other_columns(conv, k, cols, bias):
-    "A convolution with other columns (k shapes), and (k, columns) True where a row was kept"
+    "A convolution with different columns (k shapes), and (k, columns) True where a row was kept"
     new = nn.Conv2d(conv.in_channels, k*len(cols), conv.kernel_size, conv.stride, conv.padding, conv.dilation)
     nn.init.normal_(new.weight, std=.01)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def swap_classes(
     cols:list, # For each new class, the position of the old one, or None
     bias:Tensor, # (C,) where each new class starts, from `fitted_bias`
 )->list: # For each map, (k, columns) True where a row was kept
-    "Give a model other classes"
+    "Give a model different classes"
     n = int(model.background)
     cols,bias = [0]*n+[None if c is None else c+n for c in cols],torch.cat([torch.zeros(n),bias])
     took = []
@@ -76,11 +76,11 @@ def _kept_thresholds(cut, vocab, names, cols):
 # %% ../../nbs/published/03_classes.ipynb #026b2b3f
 @patch
 def with_classes(self:SSDLearner,
-    dls:BBoxDataLoaders, # Loaders with other classes, of the same size
+    dls:BBoxDataLoaders, # Loaders with the new classes, of the same size
     synonyms:dict=None, # Your class → class of this detector, where the names differ
     **kwargs, # Passed to `model_learner`: metrics, cbs, path, …
 )->SSDLearner: # A new learner; this one stays as it is. `kept` says where each class comes from
-    "This detector for other classes: what it knows is kept, row by row"
+    "Make a detector for other classes from this one, keeping what it knows row by row"
     names,vocab = list(map(str,self.dls.vocab)),list(map(str,dls.vocab))
     cols = _matched(vocab, names, synonyms)
     model = deepcopy(get_model(self.model)).cpu()

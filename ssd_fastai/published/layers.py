@@ -34,7 +34,7 @@ def _damaged(file, e):
 def read_weights(
     file:str|Path, # A file that `torch.save` wrote: a state dict, or a dict with one under 'model'
 )->dict: # The state dict, on the CPU
-    "A state dict from a file; only tensors are read, no code is run"
+    "Read a state dict from a file; only tensors are loaded, and no code is run"
     file = Path(file)
     if not file.exists():
         raise FileNotFoundError(f"There is no file {file}. Give the path of a .pth file on this machine, "
@@ -43,7 +43,7 @@ def read_weights(
     except (RuntimeError,EOFError,ValueError,OSError,pickle.UnpicklingError) as e: raise _damaged(file, e) from None
     if isinstance(state,dict): state = state.get('model',state)
     if not isinstance(state,dict) or not all(isinstance(v,Tensor) for v in state.values()):
-        raise ValueError(f'{file} holds no state dict: save one with torch.save(model.state_dict(), file)')
+        raise ValueError(f'{file} does not contain a state dict: save one with torch.save(model.state_dict(), file)')
     return dict(state)
 
 # %% ../../nbs/published/00_layers.ipynb #641f6c5d
@@ -53,9 +53,9 @@ def _no_download(weights, file, why, instead):
 
 def fetch_weights(
     weights, # A member of a torchvision weights enum, which has a URL
-    instead:str, # What to do instead, for the error message
+    instead:str, # What the error message suggests instead
 )->dict: # The state dict, on the CPU
-    "Weights from torchvision's server or its cache, with one clear error if that fails"
+    "Get weights from torchvision's cache or its server, with one clear error if that fails"
     file = Path(torch.hub.get_dir())/'checkpoints'/Path(weights.url).name
     if file.exists(): return read_weights(file)
     try: return dict(weights.get_state_dict(progress=False, check_hash=True))
@@ -67,18 +67,18 @@ def fetch_weights(
 
 # %% ../../nbs/published/00_layers.ipynb #cb1d3486
 def _backbone_state(weights, default):
-    "The weights of the feature layers, from the word 'imagenet' or from a file"
+    "Load the weights of the feature layers, from torchvision if 'imagenet', or from a file"
     instead = "weights_backbone='path/to/file.pth', or pretrained=False to train from scratch"
     state = fetch_weights(default, instead) if weights=='imagenet' else read_weights(weights)
     return {k.removeprefix('features.'):v for k,v in state.items() if k.startswith('features.')}
 
 def backbone_layers(
-    arch, # A function that makes a classifier of torchvision's with `features`
+    arch, # A torchvision function that makes a classifier with `features`
     weights, # 'imagenet', a file, or None
     default, # The member of the torchvision weights enum that 'imagenet' stands for
     **kwargs, # Passed to `arch`
 )->list: # Its feature layers
-    "The layers of a classifier, without its classifying end"
+    "Get the layers of a classifier, without its classification layers at the end"
     features = arch(weights=None, **kwargs).features
     if weights is None: return list(features)
     state = _backbone_state(weights, default)
@@ -91,9 +91,9 @@ def backbone_layers(
 # %% ../../nbs/published/00_layers.ipynb #fc5508bf
 def init_convs(
     m:nn.Module, # Anything with convolutions
-    init, # What fills a weight in place
-)->nn.Module: # The same
-    "Fill the weights of all convolutions, and set their biases to zero"
+    init, # Function that initializes a weight tensor in place
+)->nn.Module: # The same module
+    "Initialize the weights of all convolutions, and set their biases to zero"
     for l in m.modules():
         if isinstance(l,nn.Conv2d):
             init(l.weight)
@@ -104,7 +104,7 @@ def init_convs(
 _kaiming = partial(nn.init.kaiming_normal_, mode='fan_out', nonlinearity='relu')
 
 def _vgg16(**kwargs):
-    "VGG16 without memory for the 120 million numbers of its classifier; its convolutions are initialized as in torchvision"
+    "VGG16 without allocating its classifier's 120 million parameters; convolutions initialized as in torchvision"
     with torch.device('meta'): model = vgg16(**kwargs)
     model.features = init_convs(model.features.to_empty(device='cpu'), _kaiming)
     return model
@@ -120,10 +120,10 @@ def vgg_body(
 
 # %% ../../nbs/published/00_layers.ipynb #c1e02970
 class ScaledNorm(nn.Module):
-    "Each cell's channels at length 1, times a learned factor (SSD paper §3.1)"
+    "Scale each cell's channels to length 1, then multiply by a learned factor (SSD paper §3.1)"
     def __init__(self,
         n:int, # Channels
-        start:float=20., # First value of the factors
+        start:float=20., # Initial value of the factors
     ):
         super().__init__()
         self.scale = nn.Parameter(torch.full((n,),start))
@@ -145,13 +145,13 @@ def vgg_fc()->nn.Sequential: # 512 channels → 1024, same grid
 # %% ../../nbs/published/00_layers.ipynb #4ab3edc0
 def vgg_extra(
     ni:int, # Channels in
-    nh:int, # Channels between
+    nh:int, # Channels in between
     nf:int, # Channels out
     ks:int=3, # Kernel of the second convolution
     stride:int=1, # 2 halves the map
     padding:int=0, # Without it, the map shrinks by ks−1
 )->nn.Sequential:
-    "1×1 and 3×3 convolution: an extra map of the SSD paper (figure 2)"
+    "A 1×1 and a 3×3 convolution: an extra map of the SSD paper (figure 2)"
     squeeze = nn.Conv2d(ni,nh,1)
     widen = nn.Conv2d(nh,nf,ks,stride,padding)
     return xavier_init(nn.Sequential(squeeze, nn.ReLU(inplace=True), widen, nn.ReLU(inplace=True)))
@@ -198,12 +198,12 @@ def vgg_ssd(
 # %% ../../nbs/published/00_layers.ipynb #682d4720
 def open_block(
     layers:list, # Layers of a MobileNet
-    i:int, # Number of the block to open
-)->nn.Sequential: # The same layers, with those of block i in the row
-    "Unpack a block, so that a body can be cut inside it"
+    i:int, # Index of the block to open
+)->nn.Sequential: # The same layers, with block i unpacked in place
+    "Unpack a block so that a body can be cut inside it"
     b = layers[i]
     if b.use_res_connect:
-        raise ValueError(f'Block {i} has a connection around it, which would be lost: open a block with stride 2')
+        raise ValueError(f'Block {i} has a skip connection around it, which would be lost: open a block with stride 2')
     inside = b.conv if hasattr(b,'conv') else b.block
     return nn.Sequential(*layers[:i], *inside, *layers[i+1:])
 
@@ -212,23 +212,23 @@ lite_norm = partial(nn.BatchNorm2d, eps=.001, momentum=.03)
 normal_init = partial(init_convs, init=partial(nn.init.normal_, std=.03))
 
 def _lite_body(layers, i, weights):
-    "A MobileNet cut inside block `i`, and at its end"
+    "A MobileNet cut inside block `i` and at its end"
     body = BodyMaps(open_block(layers,i), [16,32])
     return normal_init(body) if weights is None else body
 
 def v2_body(
     weights=None, # 'imagenet', a file, or None
 )->BodyMaps:
-    "MobileNetV2 for SSDlite, its map at stride 16 inside block 14 (Sandler et al. 2018, §6.2)"
+    "MobileNetV2 for SSDlite, with its stride-16 map inside block 14 (Sandler et al. 2018, §6.2)"
     layers = backbone_layers(mobilenet_v2, weights, MobileNet_V2_Weights.IMAGENET1K_V2, norm_layer=lite_norm)
     return _lite_body(layers, 14, weights)
 
 # %% ../../nbs/published/00_layers.ipynb #eb332128
 def v3_body(
     weights=None, # 'imagenet', a file, or None
-    narrow:bool=None, # 480 channels at the end rather than 960? Default: yes, unless there are weights
+    narrow:bool=None, # Use 480 channels at the end rather than 960? Default: yes, unless there are weights
 )->BodyMaps:
-    "MobileNetV3-large for SSDlite, its map at stride 16 inside block 13 (Howard et al. 2019, §6.3)"
+    "MobileNetV3-large for SSDlite, with its stride-16 map inside block 13 (Howard et al. 2019, §6.3)"
     if narrow is None: narrow = weights is None
     layers = backbone_layers(mobilenet_v3_large, weights, MobileNet_V3_Large_Weights.IMAGENET1K_V1,
                              norm_layer=lite_norm, reduced_tail=narrow)
@@ -256,7 +256,7 @@ def lite_extra(
 
 def lite_head(
     ni:int, # Channels in
-    nf:int, # Output channels: numbers for each cell
+    nf:int, # Output channels: how many numbers for each cell
 )->nn.Sequential:
     "A head of SSDlite: depthwise 3×3, then 1×1"
     return normal_init(nn.Sequential(lite_conv(ni,ni,3,groups=ni), nn.Conv2d(ni,nf,1)))
@@ -294,13 +294,13 @@ def v3_ssd(
     n_classes:int, # Number of object classes, without background
     size:tuple, # (height, width) in pixels
     weights_backbone=None, # 'imagenet', a file, or None
-    narrow:bool=None, # 480 channels at the end rather than 960? Default: yes, unless there are weights
+    narrow:bool=None, # Use 480 channels at the end rather than 960? Default: yes, unless there are weights
 )->SSD:
     "SSDlite on MobileNetV3-large"
     return lite_ssd(boxes, n_classes, size, v3_body(weights_backbone, narrow))
 
 def v3_end(
-    state:dict, # Weights of an SSDlite on MobileNetV3, under our names
+    state:dict, # Weights for SSDlite on MobileNetV3, under our names
 )->dict: # What to pass to `v3_ssd`
     "Which end of MobileNetV3 a state dict was made for"
     first = state.get('head.extra.0.0.0.weight')
@@ -310,7 +310,7 @@ def v3_end(
 def tracking_norms(
     model:nn.Module, # Any model
 )->list: # Its batch norms that keep a running average
-    "Those batch norms of a model whose running averages have a momentum"
+    "The batch norms in a model whose running averages use a momentum"
     return [m for m in model.modules() if isinstance(m,_BatchNorm) and m.track_running_stats and m.momentum]
 
 @contextmanager
@@ -334,7 +334,7 @@ class PreciseBatchNorm(Callback):
     ): self.n,self.young = n,young
     @torch.no_grad()
     def after_train(self):
-        "New averages for young layers; momentum and batch count stay as they were"
+        "Compute new averages for young layers; momentum and batch count stay as they were"
         norms = tracking_norms(self.learn.model)
         young = [m for m in norms if self.is_young(m)]
         if not young: return
@@ -344,8 +344,8 @@ class PreciseBatchNorm(Callback):
 @patch
 def is_young(self:PreciseBatchNorm,
     m:nn.Module, # A batch norm
-)->bool: # In training, with few batches behind it
-    "Has this layer seen too few batches for its running average?"
+)->bool: # True if it is in training and has seen few batches
+    "Has this layer seen too few batches to trust its running average?"
     return m.training and int(m.num_batches_tracked)*m.momentum<self.young
 
 @patch
@@ -353,7 +353,7 @@ def average(self:PreciseBatchNorm,
     norms:list, # All batch norms: they see the batches too, but keep their averages
     young:list, # Those that take new averages
 ):
-    "A plain average over `n` training batches"
+    "Take a plain average over `n` training batches"
     for m in norms: m.momentum = 0.
     for m in young:
         m.reset_running_stats()

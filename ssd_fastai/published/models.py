@@ -38,8 +38,8 @@ vgg_rules = [*_head_rules,
 def our_name(
     name:str, # A parameter's name in a state dict of torchvision's SSD300 or SSDlite
     rules:list, # (pattern, replacement) pairs, used in turn: `vgg_rules` or `lite_rules`
-)->str: # The same parameter in an `SSD` of ours
-    "torchvision's name of a parameter as ours; a name that is ours already stays as it is"
+)->str: # The same parameter's name in our `SSD`
+    "Translate torchvision's name for a parameter into ours; a name that is already ours stays as it is"
     for pattern,new in rules: name = re.sub(pattern, new, name)
     return name
 
@@ -62,19 +62,19 @@ class Published:
         make, # Function of (boxes, n_classes, size, weights_backbone) that makes the `SSD`
         boxes:str, # Name of its default boxes: see `published_boxes`
         size:int, # Pixels on a side
-        mean:list, # Mean for the normalization, a number for each channel
-        std:list, # Standard deviation for the normalization, a number for each channel
+        mean:list, # Mean for normalization, one number for each channel
+        std:list, # Standard deviation for normalization, one number for each channel
         rules:list, # From torchvision's parameter names to ours: see `our_name`
-        select:dict, # For `detect` and `predict`: as in the published evaluation
+        select:dict, # Settings for `detect` and `predict`, as in the published evaluation
         coco=None, # torchvision's COCO weights, if there are any
-        variant=None, # If the layers have variants: function from a state dict to more arguments of `make`
+        variant=None, # If the layers come in variants: function from a state dict to extra arguments for `make`
     ):
         store_attr('name,make,boxes,rules,select,coco,variant')
         self.__name__,self.__doc__ = name,doc
         self.size,self.stats = (size,size),(mean,std)
     @property
     def published(self):
-        "Itself: `ssd_learner` knows a published model by this attribute"
+        "The model itself: `ssd_learner` recognizes a published model by this attribute"
         return self
     def __repr__(self): return f'{self.name}: {self.__doc__}'
     def __reduce__(self): return self.name # pickled by name, as a function is
@@ -136,7 +136,7 @@ def coco_classes()->list: # 90 names, ten of them 'N/A'
 def _check_synonyms(synonyms, vocab, names):
     lower = [n.casefold() for n in names]
     for mine,theirs in synonyms.items():
-        if mine not in vocab: raise ValueError(f"synonyms: '{mine}' is none of your classes ({', '.join(vocab)})")
+        if mine not in vocab: raise ValueError(f"synonyms: '{mine}' is not one of your classes ({', '.join(vocab)})")
         if theirs.casefold() in lower: continue
         near = difflib.get_close_matches(theirs, names, 2)
         raise ValueError(f"synonyms: the weights have no class '{theirs}'" + (f'; did you mean {near}?' if near else ''))
@@ -146,7 +146,7 @@ def match_names(
     names:list, # Classes of the weights
     synonyms:dict=None, # Your name → the name in the weights
 )->list: # For each of yours, its position in `names`, or None
-    "Which class of the weights serves each of yours"
+    "Find the class in the weights that matches each of yours"
     if list(vocab)==list(names): return list(range(len(names)))
     synonyms = synonyms or {}
     at = {n.casefold():i for i,n in enumerate(names) if n!='N/A'}
@@ -157,9 +157,9 @@ def match_names(
 def same_shapes(
     new:DefaultBoxes, # Your default boxes
     old:DefaultBoxes, # Those of the weights
-    i:int, # Number of the map
+    i:int, # Index of the map
 )->list: # For each shape of `new` on this map, the position of the same one in `old`, or None
-    "Which default box of the weights equals each of yours"
+    "Find the default box in the weights that is the same as each of yours"
     if new.grids[i]!=old.grids[i] or new.steps[i]!=old.steps[i]: return [None]*new.k[i]
     same = (new.shapes[i][:,None]-old.shapes[i][None]).abs().amax(-1)<1e-5
     return [r.nonzero()[0].item() if r.any() else None for r in same]
@@ -167,12 +167,12 @@ def same_shapes(
 # %% ../../nbs/published/01_models.ipynb #23ae7bc0
 def copy_rows(
     new:Tensor, # (k*c, …) weight or bias of a last convolution, changed in place
-    old:Tensor, # (k'*c', …) the same in the weights
-    shapes:list, # For each of the k default boxes, which one of k'; or None
-    cols:list, # For each of the c columns, which one of c'; or None
+    old:Tensor, # (k'*c', …) the same tensor in the weights
+    shapes:list, # For each of the k default boxes, which of the k' it matches, or None
+    cols:list, # For each of the c columns, which of the c' it matches, or None
     k:int, # k': shapes in `old`
 )->Tensor: # (k, c) True where a row was copied
-    "Copy the rows of a head that have a counterpart"
+    "Copy the rows of a head that have a match"
     a,b = new.view(len(shapes),len(cols),*new.shape[1:]),old.view(k,-1,*old.shape[1:])
     took = torch.zeros(len(shapes),len(cols),dtype=torch.bool)
     for i,s in enumerate(shapes):
@@ -188,13 +188,13 @@ def _last_names(head, part):
     return [f'head.{part}.{i}' + ('' if isinstance(c,nn.Conv2d) else f'.{len(c)-1}') for i,c in enumerate(cs)]
 
 def _start_anew(new, name, k, bias):
-    "Class rows as before any training: small weights, classes at `bias`, background at 0"
+    "Reset class rows to untrained: small weights, classes at `bias`, background at 0"
     nn.init.normal_(new[f'{name}.weight'], std=.01)
     b = new[f'{name}.bias'].fill_(prior_bias() if bias is None else bias)
     b.view(k,-1)[:,0] = 0
 
 def _transfer_conv(new, state, name, shapes, cols, k):
-    "Copy rows of one last convolution into `new`, which then replaces it in `state`"
+    "Copy rows of one last convolution from `state` into `new`, which then replaces it in `state`"
     for key in (f'{name}.weight',f'{name}.bias'):
         took = copy_rows(new[key], state[key], shapes, cols, k)
         state[key] = new[key]
@@ -208,8 +208,8 @@ def transfer_weights(
     new:DefaultBoxes, # Default boxes of `model`
     old:DefaultBoxes, # Default boxes of the weights
     bias:float=None, # Where new classes start. Default: `prior_bias()`
-): # Masks of the rows that were kept: for each map (k, columns) of classes, (k, 4) of offsets
-    "Load weights; match the rows of the head by class and by default box"
+): # Masks of the rows that were kept, for each map: (k, columns) for classes, (k, 4) for offsets
+    "Load weights, matching the rows of the head by class and by default box"
     mine,state = model.state_dict(),dict(state)
     classes,offsets = [],[]
     cols = [0]+[None if c is None else c+1 for c in cols] # the background comes first
@@ -236,7 +236,7 @@ def kept_table(
     vocab:list, # Your classes
     names:list, # Classes of the weights
     cols:list, # For each of yours, its position among those of the weights, or None
-)->pd.DataFrame: # A row for body, rest of the head (extra maps, what comes before the heads), offsets, background, each class
+)->pd.DataFrame: # A row each for the body, the rest of the head, offsets, background, and every class
     "What was kept of the weights"
     scores,boxes = [last_conv(c) for c in model.head.classes],[last_conv(c) for c in model.head.offsets]
     rows = [('body', 'body', _n_params([model.body]), 1.),
@@ -265,14 +265,14 @@ def weight_classes(
     state:dict, # Weights under our names
     arch:Published, # The model they are for
 )->int: # Number of object classes, without background
-    "How many classes a state dict has, by its first class head"
+    "Work out how many classes a state dict has from its first class head"
     b = next((state[k] for k in ('head.classes.0.bias','head.classes.0.1.bias') if k in state), None)
     if b is not None: return len(b)//published_boxes(arch.boxes).k[0]-1
     raise ValueError(f'These are not the weights of {arch.name}: there is no class head in them. '
                      'Weights of a body go into weights_backbone.')
 
 def _weight_names(n, names, classes):
-    "Names for the `n` classes of the weights, if they are known or yours are the same"
+    "Names for the `n` classes of the weights, if we know them or yours are the same"
     if names is None and n==90: names = coco_classes()
     if names is not None and len(names)!=n:
         raise ValueError(f'The weights have {n} object classes, and you give {len(names)} names')
@@ -290,7 +290,7 @@ def check_state(
     model:SSD, # The model that they are for
     name:str, # Its name, for the message
 ):
-    "Refuse weights of another model; the last convolutions may have other classes"
+    "Raise an error for weights from another model; the last convolutions may have different classes"
     want = {k:v for k,v in model.state_dict().items() if k!='boxes'}
     less,more = sorted(want.keys()-state.keys()),sorted(state.keys()-want.keys())
     last = {f'{n}.{p}' for part in ('classes','offsets') for n in _last_names(model.head,part) for p in ('weight','bias')}
@@ -309,7 +309,7 @@ def from_weights(self:Published,
     names:list=None, # Object classes of the weights; default: COCO's, if there are 90
     bias:float=None, # Where new classes start. Default: `prior_bias()`
 )->SSD: # With the table `kept`
-    "A model that keeps what it can of its weights"
+    "Build a model that keeps as much of the weights as it can"
     boxes,state = self.default_boxes(boxes),load_weights(weights, self)
     names = _weight_names(weight_classes(state,self), names, classes)
     vocab = names if classes is None or isinstance(classes,int) else list(classes)
@@ -329,7 +329,7 @@ def from_scratch(self:Published,
     boxes:DefaultBoxes=None, # Other default boxes on the same grids
     bias:float=None, # Where the classes start. Default: 0, as published
 )->SSD: # With `kept`, which is None
-    "A model whose head is new"
+    "Build a model with a new head"
     if classes is None: classes = [o for o in coco_classes() if self.coco or o!='N/A']
     n = classes if isinstance(classes,int) else len(classes)
     model = self.make(self.default_boxes(boxes), n, self.size, weights_backbone)
@@ -348,8 +348,8 @@ def __call__(self:Published,
     synonyms:dict=None, # Your class → class of the weights, where the names differ
     names:list=None, # Object classes of the weights; default: COCO's, if there are 90
     bias:float=None, # Where new classes start. Default: `prior_bias()` if there are weights, and 0 as published if not
-)->SSD: # With `published`, and with weights `kept`, the table
-    "A published model with its weights and your classes"
+)->SSD: # With `published` and, if there are weights, the table `kept`
+    "Build a published model with its weights and your classes"
     if isinstance(classes,str): raise ValueError(f'classes={classes!r}: give a list of names, or a number')
     if weights is None: model = self.from_scratch(classes, weights_backbone, boxes, bias)
     elif weights_backbone is None: model = self.from_weights(weights, classes, boxes, synonyms, names, bias)
@@ -359,7 +359,7 @@ def __call__(self:Published,
 
 # %% ../../nbs/published/01_models.ipynb #724accd3
 def _check_input(dls, had, arch):
-    "Raise an error if somebody chose a size or a normalization for the loaders that is not the model's"
+    "Raise an error if somebody chose a size or normalization for the loaders that doesn't match the model's"
     (h,w),(mine_h,mine_w) = arch.size,dls.size
     how = f'BBoxDataLoaders.from_annotations(train, valid, **published_input({arch.name}))'
     if dls.size not in (arch.size,(224,224)):
@@ -373,7 +373,7 @@ def right_input(
     dls:BBoxDataLoaders, # Your loaders
     arch:Published, # A published model, such as `ssd300_vgg16`
 )->BBoxDataLoaders: # Yours if they fit, or new ones
-    "Loaders with the size and the normalization of a published model"
+    "Get loaders with the size and normalization of a published model"
     had,(h,w) = loader_stats(dls.train),dls.size
     _check_input(dls, had, arch)
     fits = dls.size==arch.size and same_stats(had,arch.stats)
@@ -385,11 +385,11 @@ def right_input(
 @patch
 def learner_parts(self:Published,
     dls:BBoxDataLoaders, # Your loaders
-    pretrained:bool=True, # COCO weights where they exist, or else ImageNet's for the body?
+    pretrained:bool=True, # Use COCO weights if they exist, or else ImageNet's for the body?
     weights=None, # 'coco', a file, or a state dict
     weights_backbone=None, # 'imagenet', or a file
     **kwargs, # Passed to the model: boxes, synonyms, names, bias
-)->tuple: # (loaders, model, does anything come from weights?, callbacks)
+)->tuple: # (loaders, model, whether anything comes from weights, callbacks)
     "What `ssd_learner` needs for a published model"
     dls = right_input(dls, self)
     if pretrained and weights is None and weights_backbone is None:
@@ -402,7 +402,7 @@ def learner_parts(self:Published,
 @patch
 def layers(self:Published,
     model:SSD, # A model that was built like this one
-)->SSD: # A fresh one
+)->SSD: # A new model
     "The layers that a published model should have, for its classes and default boxes"
     shapes = [torch.ones(len(last_conv(c).bias)//4,2) for c in model.head.offsets]
     boxes = DefaultBoxes(published_boxes(self.boxes).grids, shapes)

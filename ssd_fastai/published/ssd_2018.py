@@ -21,7 +21,7 @@ from ..train.learner import SSDLearner, model_learner
 
 # %% ../../nbs/published/02_ssd_2018.ipynb #dde502d0
 class TanhCoder:
-    "Offsets of the fast.ai 2018 lesson: `tanh`, center ±½ grid cell, size ×.5 to ×1.5. Decodes only"
+    "The offsets of the fast.ai 2018 lesson: `tanh`, center ±½ grid cell, size ×.5 to ×1.5. Only decodes"
     def __init__(self,
         cells:Tensor, # (A, 2) width and height of each default box's grid cell, 0 to 1
     ): self.cells = cells
@@ -29,7 +29,7 @@ class TanhCoder:
         t:Tensor, # (..., A, 4) offsets
         default:Tensor, # (A, 4) default boxes, corners, 0 to 1
     )->Tensor: # (..., A, 4) boxes, corners, 0 to 1
-        "The boxes that the offsets `t` make of `default`"
+        "Apply the offsets `t` to the boxes in `default`"
         d,t = xyxy2cxcywh(default),t.tanh()
         return cxcywh2xyxy(torch.cat([d[...,:2]+t[...,:2]/2*self.cells.to(t.device), d[...,2:]*(1+t[...,2:]/2)], -1))
 
@@ -38,7 +38,7 @@ class TanhCoder:
 def at(self:TanhCoder,
     rows:Tensor, # Positions, or a mask, of some default boxes
 )->'TanhCoder':
-    "The coder for some of the default boxes: each has a cell of its own"
+    "Get the coder for some of the default boxes: each has its own cell"
     return TanhCoder(self.cells[rows.to(self.cells.device)])
 
 # %% ../../nbs/published/02_ssd_2018.ipynb #86ac7d40
@@ -52,7 +52,7 @@ def std_conv(
     return nn.Sequential(nn.Conv2d(ni,nf,3,stride,1), nn.ReLU(), nn.BatchNorm2d(nf), nn.Dropout(drop))
 
 def _booster(n, width, drop):
-    "`n` convolutions that keep the map"
+    "`n` convolutions that keep the size of the map"
     return nn.Sequential(*[std_conv(width,width,1,drop) for _ in range(n)])
 
 # %% ../../nbs/published/02_ssd_2018.ipynb #42b660c7
@@ -89,9 +89,9 @@ def ssd_2018(
     arch, # As for `ssd_body`. The lesson used `resnet34`
     n_classes:int, # Object classes, without background
     size:tuple=(224,224), # (height, width) of the picture
-    pretrained:bool=True, # Start from ImageNet weights: from a package, as the extra [lite] brings, or downloaded?
+    pretrained:bool=True, # Start from ImageNet weights, downloaded or from a package (the extra [lite] installs one)?
     drop:float=.4, # Dropout in the head
-    bias:float=-4., # Bias of the classes
+    bias:float=-4., # Initial bias of the class scores
     boosters:int=0, # Stride-1 convolutions in the trunk, after the 4×4 and after the 2×2 map
 )->SSD: # Use it with SSDLoss(kind='bce') or 'focal'
     "The SSD of the fast.ai 2018 lesson: grids 4/2/1, 9 shapes, tanh offsets, no background column"
@@ -106,11 +106,11 @@ def ssd_2018(
 def ssd_learner_2018(
     dls:BBoxDataLoaders, # Photos with boxes. The lesson used size 224
     arch=resnet34, # As for `ssd_learner`
-    pretrained:bool=True, # Start from ImageNet weights: from a package, as the extra [lite] brings, or downloaded?
+    pretrained:bool=True, # Start from ImageNet weights, downloaded or from a package (the extra [lite] installs one)?
     kind:str='bce', # 'bce' or 'focal'
     precision:str='auto', # See `precision_cbs`
     drop:float=.4, # Dropout in the head
-    bias:float=-4., # Bias of the classes
+    bias:float=-4., # Initial bias of the class scores
     boosters:int=0, # Stride-1 convolutions in the trunk, after the 4×4 and after the 2×2 map
     **kwargs, # Passed to `Learner`
 )->SSDLearner: # Frozen, if pretrained

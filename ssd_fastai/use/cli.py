@@ -41,7 +41,7 @@ def parse_strides(
 
 def parse_tiles(
     tiles:str, # 'auto', or 'width,height' in pixels. None: no tiles
-): # What `predict` takes
+): # The `tiles` argument for `predict`
     "Parse --tiles"
     if tiles in (None,'auto'): return tiles=='auto' or None
     try: w,h = (int(o) for o in str(tiles).strip('()[] ').split(','))
@@ -52,7 +52,7 @@ def parse_tiles(
 # %% ../../nbs/use/09_cli.ipynb #6a35fc81
 def find_arch(
     name:str, # A torchvision or timm model, or a published detector of this library
-): # What `ssd_learner` takes
+): # The model argument for `ssd_learner`
     "Find the model for --arch"
     import torchvision.models as tvm, ssd_fastai.published.models as published
     if name in ('ssd300_vgg16','ssd512_vgg16','ssdlite320_mobilenet_v3_large','ssdlite320_mobilenet_v2'):
@@ -79,11 +79,11 @@ def _at_least(**kwargs):
 def _check_files(data, weights, test):
     "Stop if a file is missing, or the part of a folder to measure on"
     if weights and not Path(weights).is_file(): raise Stop(f'--weights {weights}: there is no such file')
-    if test and not data: raise Stop(f'--test {test}: the sample has no such part; it is for your own --data')
+    if test and not data: raise Stop(f'--test {test}: the sample data has no such part; --test is for your own --data')
 
 # %% ../../nbs/use/09_cli.ipynb #33756963
 def _sets(data, out, drop_bad, test=None):
-    "The training set, the validation set and the part to measure on, once there is a folder for the results"
+    "Create the folder for the results, then read the training set, the validation set and the part to measure on"
     from ssd_fastai.data.folders import read_folder
     from ssd_fastai.data.sample import make_cells
     out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _sets(data, out, drop_bad, test=None):
     if test is None: return train,valid,None
     held = read_folder(data, drop_bad=drop_bad, part=test)
     if {r.path for r in held} & {r.path for r in valid}:
-        print(f"The part '{test}' is also used for validation: what is chosen by it looks better on it than it is")
+        print(f"The part '{test}' is also used for validation: anything chosen on it looks better there than it is")
     return train,valid,held
 
 # %% ../../nbs/use/09_cli.ipynb #a07cb280
@@ -116,9 +116,9 @@ def _train(learn, epochs, lr):
 
 def save_detector(
     learn, # A learner
-    file:str|Path, # Where
+    file:str|Path, # Where to write it
 ):
-    "Export to a temporary file first, so that a file of this name is always complete"
+    "Export to a temporary file first, so that a file with this name is always complete"
     file = Path(file)
     tmp = file.with_name(f'{file.name}.{os.getpid()}.tmp')
     try:
@@ -134,7 +134,7 @@ def _tell_ap(learn):
     print(f'loss {loss:.3f}   AP {ap:.3f}   AP50 {ap50:.3f}')
 
 def _try_it(learn, photo, seed, file):
-    "Detect on a photo, or on a newly drawn smear, and save the picture"
+    "Detect objects on a photo, or on a newly drawn smear, and save the picture"
     import numpy as np
     from matplotlib.figure import Figure
     from ssd_fastai.data.sample import draw_smear
@@ -225,8 +225,8 @@ def photos_in(
 class ResultsFile:
     "A JSON file of rows that is always complete, and rewritten every second"
     def __init__(self,
-        file:str|Path, # Where
-        every:float=1., # Seconds between two versions
+        file:str|Path, # Where to write it
+        every:float=1., # Seconds between versions
     ): self.file,self.every,self.rows,self.last = Path(file),every,[],0.
 
 # %% ../../nbs/use/09_cli.ipynb #8c4b91b5
@@ -250,7 +250,7 @@ def write(self:ResultsFile):
 class Journal:
     "A line for each finished photo, so that an interrupted run can continue"
     def __init__(self,
-        file:str|Path, # Where
+        file:str|Path, # Where to write it
         note:dict, # What the lines depend on; if it changes, they are ignored
     ):
         self.file,self.note,self.done = Path(file),json.loads(json.dumps(note)),{}
@@ -278,7 +278,7 @@ def _write(self:Journal, o):
 # %% ../../nbs/use/09_cli.ipynb #d04fdb1e
 @patch
 def add(self:Journal,
-    name:str, # Of the photo
+    name:str, # Name of the photo
     **what, # Anything that JSON can hold
 ):
     "Add a finished photo"
@@ -300,7 +300,7 @@ def _picture(f, root, out, several):
     return out/f'{name}.png' if several or pic.resolve()==f.resolve() else pic
 
 def _coco_rows(name, i, det):
-    "Detections as rows of a COCO results file, with the names of photo and class"
+    "Detections as rows of a COCO results file, with the names of the photo and the classes"
     if isinstance(det,str): return [dict(file_name=name, image_id=i, error=det)]
     return [dict(file_name=name, label=n, image_id=i, category_id=int(l)+1, bbox=[x0,y0,x1-x0,y1-y0], score=float(s))
             for n,l,s,(x0,y0,x1,y1) in zip(det.names, det.labels, det.scores, det.boxes.tolist())]
@@ -315,7 +315,7 @@ def _look_and_draw(name, photo, det, pic):
     draw_found(photo, det).save(pic)
 
 def _what_was_found(name, i, photo, det, csv):
-    "What the journal keeps of a photo"
+    "What the journal stores about a photo"
     from ssd_fastai.use.files import found_rows
     return dict(error=det is None, rows=_coco_rows(name, i, photo if det is None else det),
                 table=found_rows(name, photo, det) if csv else [])

@@ -1,4 +1,4 @@
-"""Which threshold to choose, and how sure we are of any number
+"""Which threshold to choose, and how sure we can be of any number
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/use/confidence.html.md"""
 
@@ -19,10 +19,10 @@ from .mistakes import Mistakes
 def best_threshold(
     scores:np.ndarray, # (n,) highest first
     tp:np.ndarray, # (n,) 1 where a detection is right
-    n_objects:int, # Objects that count
+    n_objects:int, # Number of objects that count
     cost:float=None, # A miss costs this many false alarms. None: the largest F1
-)->float: # Score from which to show detections
-    "The score that loses least"
+)->float: # Minimum score to show a detection
+    "Find the threshold with the lowest cost, or the best F1"
     if not len(scores) or not n_objects: return .5
     t,f = np.cumsum(tp),np.cumsum(1-tp)
     value = 2*t/(t+f+n_objects) if cost is None else -((n_objects-t)*cost+f)
@@ -35,15 +35,15 @@ def best_threshold(
 @patch
 def thresholds(self:Mistakes,
     cost:float=None, # A miss costs this many false alarms. None: the largest F1
-)->dict: # Class → score from which to show it
-    "The score from which to show each class"
+)->dict: # Class → minimum score to show it
+    "The minimum score at which to show each class"
     if cost is not None and not cost>0: raise ValueError(f'cost={cost}: a miss costs more than 0 false alarms')
     return {v:round(best_threshold(s,t,n.sum(),cost),3) for v,(s,t,_,n) in zip(self.vocab,self.curves())}
 
 # %% ../../nbs/use/01_confidence.ipynb #14858e8f
 @patch
 def _resampled(self:Mistakes, weights):
-    "(R, 2+C): AP, AP50 and AP50 of each class"
+    "(R, 2+C): AP, AP50, and AP50 for each class"
     by_iou = np.stack([np.stack([weighted_aps(c,weights) for c in self.curves(v)],1) for v in coco_ious]) # (10, R, C)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore',RuntimeWarning) # a class that is on no photo of a resample
@@ -52,11 +52,11 @@ def _resampled(self:Mistakes, weights):
 # %% ../../nbs/use/01_confidence.ipynb #2156cece
 @patch
 def interval(self:Mistakes,
-    n:int=1000, # Resamples
-    level:float=.95, # Confidence
+    n:int=1000, # Number of resamples
+    level:float=.95, # Confidence level
     seed:int=42, # The same seed gives the same interval
 )->pd.DataFrame: # A row for AP, AP50 and each class (AP50): value, low, high, objects
-    "How much AP would move with other photos of the same kind: bootstrap over photos"
+    "Estimate how much AP would change with other photos of the same kind, by bootstrapping over photos"
     names = ['AP','AP50',*self.vocab]
     value = self._resampled(np.ones((1,len(self))))[0]
     lo,hi = np.nanquantile(self._resampled(resample(len(self),n,seed)), tails(len(self),level), axis=0)
@@ -67,7 +67,7 @@ def interval(self:Mistakes,
 
 # %% ../../nbs/use/01_confidence.ipynb #83c292d9
 def _same_photos(a, b):
-    "Do two detectors have the same photos, labels and classes behind their mistakes?"
+    "Were two detectors measured on the same photos, labels and classes?"
     return a.vocab==b.vocab and len(a)==len(b) and all(
         p.path.name==q.path.name and np.array_equal(p.gt_labels,q.gt_labels) for p,q in zip(a.photos,b.photos))
 
@@ -75,11 +75,11 @@ def _same_photos(a, b):
 @patch
 def compare(self:Mistakes,
     other:Mistakes, # Mistakes of another detector on the same photos
-    n:int=1000, # Resamples
-    level:float=.95, # Confidence
+    n:int=1000, # Number of resamples
+    level:float=.95, # Confidence level
     seed:int=42, # The same seed gives the same answer
 )->pd.DataFrame: # A row for AP, AP50 and each class: difference, low, high, verdict
-    "Is this detector better than the other? Paired bootstrap over the same photos"
+    "Is this detector better than the other? Uses a paired bootstrap over the same photos"
     if not _same_photos(self, other):
         raise ValueError('The two saw different photos, labels or classes: measure both on one validation set')
     w = np.concatenate([np.ones((1,len(self))),resample(len(self),n,seed)])

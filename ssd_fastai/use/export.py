@@ -48,7 +48,7 @@ class OnnxGraph(nn.Module):
 # %% ../../nbs/use/05_export.ipynb #ee61264d
 @contextmanager
 def _quiet():
-    "Hide what an exporter prints, logs and warns about"
+    "Hide what an exporter prints and logs, and its warnings"
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -59,7 +59,7 @@ def _quiet():
 
 # %% ../../nbs/use/05_export.ipynb #62d63e80
 def _add_note(file, meta):
-    "Add the metadata of `OnnxDetector` to a file"
+    "Add the metadata for `OnnxDetector` to a file"
     import onnx
     model = onnx.load(file)
     onnx.helper.set_model_props(model, dict(ssd_fastai=json.dumps(meta)))
@@ -71,7 +71,7 @@ _needs = "to_onnx needs more packages: pip install 'ssd_fastai[deploy]' (onnx, o
 def write_graph(
     graph:OnnxGraph, # What to write
     size:tuple, # (height, width) of the photos
-    file:str|Path, # Where
+    file:str|Path, # Where to write it
     meta:dict, # What `OnnxDetector` needs to know
     opset:int=18, # ONNX operator set
 ):
@@ -90,7 +90,7 @@ def ap_on_photos(
     learn:SSDLearner, # Its validation photos are used
     bs:int=16, # Photos at a time
 )->float: # COCO's AP
-    "AP of a function on the validation photos, read from disk"
+    "Measure the AP of a function on the validation photos, read from disk"
     ev,rs = CocoEvaluator(),list(learn.dls.records[1])
     for i in range(0,len(rs),bs):
         for r,f in zip(rs[i:i+bs], look([open_photo(r.path) for r in rs[i:i+bs]])):
@@ -121,8 +121,8 @@ def _note_of(learn, model, opset, int8):
 @patch
 def to_onnx(self:SSDLearner,
     file:str|Path, # Where to write it
-    int8:bool=False, # Eight bits instead of 32?
-    check:float=None, # Largest difference of AP on the validation photos. Default: .001, and .01 for int8
+    int8:bool=False, # Use eight bits instead of 32?
+    check:float=None, # Largest difference allowed in AP on the validation photos. Default: .001, and .01 for int8
     opset:int=18, # ONNX operator set
 )->Path: # The file
     "Write the detector as ONNX, and delete the file if it does not reproduce the AP"
@@ -139,7 +139,7 @@ def to_onnx(self:SSDLearner,
 
 # %% ../../nbs/use/05_export.ipynb #979b5758
 class _Calibration:
-    "Give the quantizer one training photo after another"
+    "Give the quantizer training photos, one at a time"
     def __init__(self, learn, n=64):
         rs = list(learn.dls.records[0])
         self.photos = iter(rs[::max(1,len(rs)//n)])

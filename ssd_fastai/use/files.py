@@ -1,4 +1,4 @@
-"""A folder of photos in, a table out; and from the table back into a labeling tool
+"""From a folder of photos to a table, and from the table back to a labeling tool
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/use/files.html.md"""
 
@@ -27,7 +27,7 @@ from ..train.learner import SSDLearner
 def photo_files(
     photos, # A folder, a path, or any iterable of paths
 ): # The paths
-    "The photos of a folder, sorted, or those that were passed"
+    "The photos in a folder, sorted, or those that were passed"
     if not isinstance(photos,(str,Path)): return photos
     p = Path(photos)
     if not p.exists(): raise FileNotFoundError(f'There are no photos in {photos}.')
@@ -45,7 +45,7 @@ def photo_batches(
     bs:int, # Photos in a batch
     threads:int=4, # How many threads read photos
 ): # Batches of (path, PIL image or error message)
-    "Photos in batches; the next batch is read while this one is used"
+    "Read photos in batches; the next batch is read while this one is used"
     files = iter(files)
     def some(): return list(islice(files,bs))
     with ThreadPoolExecutor(threads) as pool:
@@ -72,9 +72,9 @@ def found_rows(
 
 # %% ../../nbs/use/06_files.ipynb #9065ffe6
 class FoundTable(pd.DataFrame):
-    "Detections on many photos: a DataFrame that can write itself for a labeling tool"
+    "Detections on many photos: a DataFrame that can export itself to a labeling tool"
     @property
-    def _constructor(self): return FoundTable # so that a part of the table is a FoundTable too
+    def _constructor(self): return FoundTable # a slice of the table is a FoundTable too
     @property
     def vocab(self)->list:
         "Object classes: those of the detector, or those in the table"
@@ -99,7 +99,7 @@ def found_table(
 def batch_look(
     detector, # A learner, or an `OnnxDetector`
 ): # Function: a list of photos (PIL) and the options of `predict` → the detections on each
-    "The function of a detector that takes several photos at once"
+    "Get the detector's function for several photos at once"
     return detector.predict_batch if hasattr(detector,'predict_batch') else detector.predict
 
 # %% ../../nbs/use/06_files.ipynb #43b7ce29
@@ -109,7 +109,7 @@ def detect_stream(
     bs:int=8, # Photos at a time
     **kwargs, # As for `predict`: min_score, nms, top_k, keep
 ): # (path, PIL image, detections) for each photo; (path, error message, None) if it cannot be read
-    "Detect on photos, batch by batch"
+    "Detect objects on photos, batch by batch"
     look = batch_look(detector)
     for batch in photo_batches(files, bs):
         good = [p for _,p in batch if not isinstance(p,str)]
@@ -125,7 +125,7 @@ def detect_files(
     progress:bool=True, # Show a progress bar if the number of photos is known?
     **kwargs, # As for `predict`: nms, top_k, keep
 )->FoundTable: # file, class, score, x0, y0, x1, y1 (pixels), width, height, error
-    "Detect on many photos: a row for each detection, one for each photo without any, one for each that cannot be read"
+    "Detect on many photos: one row for each detection, each photo without any, and each that cannot be read"
     files = photo_files(photos)
     n = len(files) if hasattr(files,'__len__') else None
     stream = detect_stream(detector, files, bs, min_score=min_score, **kwargs)
@@ -152,7 +152,7 @@ def found_annotations(
     df:FoundTable, # From `predict_files`
     vocab:list=None, # Object classes. Default: those of the detector
 )->Annotations: # A data set; photos that could not be read are left out
-    "Turn detections into a data set, to correct in a labeling tool"
+    "Turn detections into a data set that you can correct in a labeling tool"
     records = []
     for f,t in df[df.error.isna()].groupby('file', sort=False):
         t0,t = t.iloc[0],t[t['class'].notna()]
@@ -186,7 +186,7 @@ def to_yolo(self:FoundTable,
 
 # %% ../../nbs/use/06_files.ipynb #71f6c93a
 def _name_above(d, corner, text, color, w):
-    "Write above a box, or inside it if there is no room above"
+    "Write text above a box, or inside it if there is no room above"
     (x,y),size = corner,max(10,6*w)
     at = (x+w,y-size-2) if y>=size+2 else (x+w,y+w)
     d.text(at, text, fill=color, font_size=size)

@@ -32,13 +32,13 @@ def _quietly():
 # %% ../../nbs/use/02_labels.ipynb #7014c3b7
 @patch
 def again(self:SSDLearner,
-    train:Annotations, # For training
-    valid:Annotations, # For validation
+    train:Annotations, # Photos for training
+    valid:Annotations, # Photos for validation
     epochs:int=None, # Epochs to train it for, quietly. Default: no training
     seed:int=42, # The same seed gives the same learner
     **kwargs, # Passed to `fine_tune`
 )->SSDLearner: # The new learner
-    "A new learner with the same recipe, for other photos"
+    "Make a new learner with the same recipe, for other photos"
     if not hasattr(self,'recipe'):
         raise ValueError('Only a learner that ssd_learner made in this session can be made again')
     set_seed(seed, reproducible=True)
@@ -51,10 +51,10 @@ def again(self:SSDLearner,
 # %% ../../nbs/use/02_labels.ipynb #3c82dcca
 def plot_learning_curve(
     df:pd.DataFrame, # From `learning_curve`
-    stat:str='AP50', # Which column
+    stat:str='AP50', # Which column to plot
     ax=None, # Where to draw
 ): # The axes
-    "Plot each training as a dot and the medians as a line"
+    "Plot each training run as a dot and the medians as a line"
     ax = ax or plt.subplots(figsize=(5,3))[1]
     mid = df.groupby('photos')[stat].median()
     ax.plot(mid.index, mid, 'o-', mfc='w')
@@ -66,23 +66,23 @@ def plot_learning_curve(
 
 # %% ../../nbs/use/02_labels.ipynb #f85eb567
 def _some(ann, n, seed):
-    "`n` photos of a data set, drawn with a seed"
+    "`n` photos drawn from a data set with a seed"
     return Annotations([ann[i] for i in np.random.default_rng(seed).permutation(len(ann))[:n]], ann.vocab)
 
 # %% ../../nbs/use/02_labels.ipynb #26f9179a
 @patch
 def learning_curve(self:SSDLearner,
     epochs:int=10, # Epochs on all photos; smaller sets get the same number of steps
-    fractions:tuple=(.25,.5,1.), # Of the training set
+    fractions:tuple=(.25,.5,1.), # Fractions of the training set
     seeds:int=3, # Training runs for each fraction, each with different photos
     plot:bool=True, # Draw the curve?
     **kwargs, # Passed to `fine_tune`
-)->pd.DataFrame: # A row for each training: photos, seed, AP, AP50
-    "AP for different numbers of training photos, with its spread"
+)->pd.DataFrame: # A row for each training run: photos, seed, AP, AP50
+    "Measure AP, and its spread, for different numbers of training photos"
     train,valid = (Annotations(list(rs),self.dls.vocab) for rs in self.dls.records)
     rows = []
     for f in fractions:
-        if not 0<f<=1: raise ValueError(f'fractions={fractions}: each lies between 0 and 1')
+        if not 0<f<=1: raise ValueError(f'fractions={fractions}: each must be between 0 and 1')
         n = max(1,round(f*len(train)))
         for seed in range(seeds):
             ap = self.again(_some(train,n,seed), valid, round(epochs/f), seed, **kwargs).ap_per_class()
@@ -117,7 +117,7 @@ def _known(photos, n_classes):
 
 # %% ../../nbs/use/02_labels.ipynb #cfc77674
 def _ranked(photos, n_classes):
-    "(scores, number of correct detections so far) of each class, highest score first"
+    "(scores, number of correct detections so far) for each class, highest score first"
     said,score = (np.concatenate([getattr(p,o) for p in photos]) for o in ('labels','scores'))
     right = np.concatenate([match_photo(p)[0]>=0 for p in photos])
     res = []
@@ -128,10 +128,10 @@ def _ranked(photos, n_classes):
 
 # %% ../../nbs/use/02_labels.ipynb #6c713b44
 class Trust:
-    "How reliable a detector is: how surely it finds objects of a class and size, and how often it is right at a score"
+    "How reliably a detector finds objects of a class and size, and how often it is right at a score"
     def __init__(self,
         photos:list, # `PhotoResult`s of photos that it was not trained on
-        n_classes:int, # Object classes
+        n_classes:int, # Number of object classes
     ):
         self.known,self.ranked = _known(photos, n_classes),_ranked(photos, n_classes)
 
@@ -142,7 +142,7 @@ def finds(self:Trust,
     box:np.ndarray, # (4,) corners in pixels
     k:int=30, # How many similar objects to average over
 )->float: # 0 to 1
-    "How surely objects of this class and of about this width and height are found"
+    "How reliably objects of this class and about this width and height are found"
     sizes,beliefs = self.known[c]
     if not len(beliefs): return 0.
     near = np.abs(sizes-_log_size(box[None])).sum(1).argsort(kind='stable')[:k]
@@ -154,14 +154,14 @@ def right_at(self:Trust,
     c:int, # Position of a class
     score:float, # 0 to 1
 )->float: # 0 to 1
-    "The fraction of correct detections among those of a class with this score or more"
+    "The fraction of a class's detections with this score or more that are correct"
     s,hits = self.ranked[c]
     k = int((s>=score).sum())
     return float(hits[k-1]/k) if k else 0.
 
 # %% ../../nbs/use/02_labels.ipynb #d37255de
 def _other_view(p, ious, j, belief):
-    "(suspicion, kind, detection) of what the detector sees in place of a label"
+    "(suspicion, kind, detection) for what the detector sees in place of a label"
     near,touch,l = ious[:,j]>=.5,ious[:,j]>=.1,p.gt_labels[j]
     elsewhere = touch&~near&(ious.max(1,initial=0.)<.5) # it fits no other label
     res = []
@@ -199,7 +199,7 @@ def _usual_learner(ann, size):
 
 # %% ../../nbs/use/02_labels.ipynb #1e362f28
 def _unseen(ann, folds, learn, epochs, seed):
-    "A `PhotoResult` for each photo, from a detector that was not trained on it"
+    "A `PhotoResult` for each photo, from a detector that was not trained on that photo"
     res = [None]*len(ann)
     for k,part in enumerate(_folds(ann, folds, seed)):
         here,rest = sorted(part),sorted(set(range(len(ann)))-set(part))
@@ -210,7 +210,7 @@ def _unseen(ann, folds, learn, epochs, seed):
 
 # %% ../../nbs/use/02_labels.ipynb #4addc089
 def _suspect_table(photos, vocab):
-    "All suspects on photos, the highest suspicion first"
+    "All suspects on some photos, highest suspicion first"
     trust = Trust(photos, len(vocab))
     found = ((i,p,row) for i,p in enumerate(photos) for row in _suspects_on(p,vocab,trust))
     rows = [(p.path.name,*row[:4],*row[4].tolist(),i) for i,p,row in found]
@@ -222,12 +222,12 @@ def _suspect_table(photos, vocab):
 def label_suspects(
     ann:Annotations, # The data set
     folds:int=5, # Parts; each is judged by a detector trained on the others
-    learn:SSDLearner=None, # Its recipe is used for each training. Default: the body that `ssd_train` uses
-    epochs:int=10, # For each training
+    learn:SSDLearner=None, # Its recipe is used for each training run. Default: the body that `ssd_train` uses
+    epochs:int=10, # For each training run
     size:int|tuple=(192,256), # Input size of the detectors if there is no `learn`
     seed:int=42, # The same seed gives the same table
 )->pd.DataFrame: # Highest suspicion first: file, kind, class, says, suspicion, x0, y0, x1, y1 (pixels), photo
-    "Rank labels that a detector trained without them does not believe, and objects that it sees and nobody labeled"
+    "Rank labels that a detector trained without them does not believe, and objects it sees that nobody labeled"
     if not 2<=folds<=len(ann):
         raise ValueError(f'folds={folds}: at least 2, and no more than there are photos ({len(ann)})')
     if learn is None:
@@ -240,7 +240,7 @@ def show_suspects(
     suspects:pd.DataFrame, # From `label_suspects`
     ann:Annotations, # The data set
     n:int=8, # How many to show
-    cols:int=4, # Pictures in a row
+    cols:int=4, # Pictures in each row
     size:float=2.2, # Inches for each picture
 ):
     "Show a gallery of suspects: labels in green, the suspect in red"
@@ -267,9 +267,9 @@ def suspect_annotations(
 @patch
 def hard_negatives(self:SSDLearner,
     photos, # Photos without objects: paths, or `Annotations`
-    min_score:float=None, # Scores from which a detection counts as a false alarm: as for `predict`
+    min_score:float=None, # Minimum score for a detection to count as a false alarm: as for `predict`
 )->Annotations: # Those with false alarms; add them to the training set
-    "Find photos without objects on which the detector sees some anyway"
+    "Find photos without objects where the detector sees some anyway"
     paths = [getattr(p,'path',p) for p in photos]
     dets = [self.predict(p, min_score=min_score) for p in paths]
     return Annotations([Record(p, d.photo.size, [], []) for p,d in zip(paths,dets) if len(d)], self.dls.vocab)

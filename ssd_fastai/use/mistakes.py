@@ -26,7 +26,7 @@ from ..train.learner import SSDLearner
 # %% ../../nbs/use/00_mistakes.ipynb #d163c0a7
 @dataclass
 class PhotoResult:
-    "What is on one photo, and what was found on it"
+    "The objects on one photo, and what was found on it"
     path:object # The photo
     gt_boxes:np.ndarray # (m, 4) objects, corners in pixels
     gt_labels:np.ndarray # (m,) position of each object's class in the vocab
@@ -42,7 +42,7 @@ class PhotoResult:
 def iou_matrix(
     det:np.ndarray, # (n, 4) detections, corners
     gt:np.ndarray, # (m, 4) objects, corners, same unit
-    crowd:np.ndarray=None, # (m,) objects for which the union is the detection alone, as COCO has it
+    crowd:np.ndarray=None, # (m,) True for objects whose union is just the detection, as in COCO
 )->np.ndarray: # (n, m) IoU
     "IoU of every detection with every object (COCO's `maskUtils.iou` for boxes)"
     lo,hi = np.maximum(det[:,None,:2],gt[None,:,:2]),np.minimum(det[:,None,2:],gt[None,:,2:])
@@ -54,15 +54,15 @@ def iou_matrix(
 
 @patch
 def iou(self:PhotoResult,
-    i:int, # Number of a detection
-    j:int, # Number of an object
+    i:int, # Index of a detection
+    j:int, # Index of an object
 )->float: # 0 to 1
     "IoU of a detection with an object"
     return iou_matrix(self.boxes[i][None],self.gt_boxes[j][None])[0,0]
 
 # %% ../../nbs/use/00_mistakes.ipynb #eb65690e
 def _best_object(p, i, ious, order, by, iou):
-    "The object that detection `i` takes: of its class, still free, with the best IoU. Or −1"
+    "The object that detection `i` takes: the best IoU among the free objects of its class, or −1"
     best,at = min(iou,1-1e-10),-1
     for j in order:
         if p.gt_labels[j]!=p.labels[i] or (by[j]>=0 and not p.ignored[j]): continue
@@ -73,8 +73,8 @@ def _best_object(p, i, ious, order, by, iou):
 # %% ../../nbs/use/00_mistakes.ipynb #5015ed69
 def match_photo(
     p:PhotoResult, # One photo
-    iou:float=.5, # IoU from which a detection finds an object
-): # ((n,) object each detection found, or −1; (n,) True: ignored; (m,) detection that found each object, or −1)
+    iou:float=.5, # Minimum IoU for a detection to find an object
+): # ((n,) object that each detection found, or −1; (n,) is it ignored?; (m,) detection that found each object, or −1)
     "COCO's matching: highest score first, each takes the best object of its class that is still free"
     n,m = len(p.boxes),len(p.gt_boxes)
     found,skip,by = np.full(n,-1),np.zeros(n,bool),np.full(m,-1)
@@ -91,9 +91,9 @@ kind_names = ['class','localization','both','duplicate','background']
 def false_alarm_kind(
     p:PhotoResult, # One photo
     i:int, # A detection that found nothing
-    by:np.ndarray, # (m,) detection that found each object, or −1
-    iou:float=.5, # IoU from which a detection finds an object
-    background:float=.1, # IoU up to which it found background
+    by:np.ndarray, # (m,) the detection that found each object, or −1
+    iou:float=.5, # Minimum IoU for a detection to find an object
+    background:float=.1, # Maximum IoU for it to count as background
 ): # (kind, nearest object or −1, IoU with that object)
     "Why a detection is a false alarm (TIDE: Bolya et al. 2020, §3.1)"
     real = np.flatnonzero(~p.ignored)
@@ -112,16 +112,16 @@ def false_alarm_kind(
 
 # %% ../../nbs/use/00_mistakes.ipynb #b93f63e1
 class Mistakes:
-    "The detections of a whole set beside its objects, matched once"
+    "The detections and objects of a whole set of photos, matched once"
     def __init__(self,
         photos:list, # `PhotoResult`s
         vocab:list, # Object classes, without background
-        iou:float=.5, # IoU from which a detection finds an object
-        min_score:float|dict=.3, # Score from which a detection is shown, or one for each class by name
-        replay=None, # Function: number of a photo → what the detector said about it, for `stages`
+        iou:float=.5, # Minimum IoU for a detection to find an object
+        min_score:float|dict=.3, # Minimum score to show a detection, or one for each class by name
+        replay=None, # Function: index of a photo → what the detector said about it, for `stages`
     ):
-        if not 0<iou<=1: raise ValueError(f'iou={iou}: it lies between 0 and 1')
-        if not photos: raise ValueError('There are no photos in this set: there is nothing to look at')
+        if not 0<iou<=1: raise ValueError(f'iou={iou}: it must be between 0 and 1')
+        if not photos: raise ValueError('There are no photos in this set, so there is nothing to look at')
         self.photos,self.vocab,self.iou,self.min_score,self.replay = photos,list(vocab),iou,min_score,replay
         self.matches = [match_photo(p,iou) for p in photos]
         self.select = {} # settings of `select`, for `stages`
@@ -134,7 +134,7 @@ def _batches(o, bs): return [o[i:i+bs] for i in range(0,len(o),bs)]
 def _look(self:SSDLearner, records): return self._see([open_photo(r.path) for r in records], self.eval_model())
 
 def _photo_result(r, d, w, vocab):
-    "The record of a photo with its detections, moved from the window that the model saw into the photo"
+    "A photo's objects and detections, with boxes moved from the window that the model saw to the photo"
     boxes = (d.boxes.numpy()+np.tile(w[:2],2)).clip(0,np.tile(r.size,2))
     labels = np.array([vocab.index(l) for l in r.labels],int)
     return PhotoResult(r.path, r.boxes, labels, r.crowd|r.difficult, boxes, d.scores.numpy(), d.labels.numpy())
@@ -143,12 +143,12 @@ def _photo_result(r, d, w, vocab):
 def find_mistakes(
     learn:SSDLearner, # A learner
     photos=None, # `Annotations`, or a DataLoader. Default: the validation set
-    iou:float=.5, # IoU from which a detection finds an object
-    min_score:float|dict=None, # Score from which a detection is shown, or one for each class: `learn.thresholds`
+    iou:float=.5, # Minimum IoU for a detection to find an object
+    min_score:float|dict=None, # Minimum score to show a detection, or one for each class: `learn.thresholds`
     bs:int=16, # Photos at a time
     **kwargs, # Passed to `select`: nms, top_k, keep
 )->Mistakes:
-    "Detect on a whole set and match it once with what is there"
+    "Detect on a whole set of photos, and match the detections with the objects once"
     photos = learn.dls.valid if photos is None else photos
     records = list(getattr(getattr(photos,'dataset',photos),'items',photos))
     m,res = learn.eval_model(),[]
@@ -167,13 +167,13 @@ def find_mistakes(
 @patch
 @delegates(find_mistakes)
 def mistakes(self:SSDLearner, *args, **kwargs)->Mistakes:
-    "Detect on a whole set and match it once with what is there: see `find_mistakes`"
+    "Detect on a whole set of photos and match the detections with the objects: see `find_mistakes`"
     return find_mistakes(self, *args, **kwargs)
 
 # %% ../../nbs/use/00_mistakes.ipynb #0bc7b698
 @patch
 def detections(self:Mistakes)->pd.DataFrame: # A row for each detection: photo, i, class, score, iou, kind, object
-    "Every detection with what became of it: correct, ignored, or the kind of its mistake"
+    "Every detection and what became of it: correct, ignored, or the kind of mistake"
     rows = []
     for k,(p,(found,skip,by)) in enumerate(zip(self.photos,self.matches)):
         for i,(s,l) in enumerate(zip(p.scores,p.labels)):
@@ -183,8 +183,8 @@ def detections(self:Mistakes)->pd.DataFrame: # A row for each detection: photo, 
     return pd.DataFrame(rows, columns=['photo','file','number','class','score','iou','kind','object'])
 
 @patch
-def cutoffs(self:Mistakes)->np.ndarray: # (C,) score from which each class is shown
-    "The thresholds as one number for each class"
+def cutoffs(self:Mistakes)->np.ndarray: # (C,) minimum score to show each class
+    "The thresholds, as one number for each class"
     t = self.min_score
     return np.array([t.get(v,.3) if isinstance(t,dict) else t for v in self.vocab],dtype=float)
 
@@ -209,7 +209,7 @@ def table(self:Mistakes)->pd.DataFrame: # A row for each object and each detecti
 
 # %% ../../nbs/use/00_mistakes.ipynb #97fc5e56
 def _crop(p, box, context=1.5):
-    "A part of a photo around a box, and its corner and size in pixels"
+    "The part of a photo around a box, and where its top left corner is in pixels"
     photo = open_photo(p.path)
     mid,half = (box[:2]+box[2:])/2,np.maximum((box[2:]-box[:2]).max()*context/2,24.)
     lo,hi = np.maximum(mid-half,0).astype(int),np.minimum(mid+half,photo.size).astype(int)
@@ -227,7 +227,7 @@ def box_of(self:Mistakes,
 
 # %% ../../nbs/use/00_mistakes.ipynb #940b063d
 def _draw_part(ax, p, boxes, box, title):
-    "Draw the part of a photo around a box: the objects of the photo in green, this box in red"
+    "Draw the part of a photo around a box: the photo's objects in green, this box in red"
     im,lo = _crop(p, box)
     ax.imshow(im)
     for b in boxes: _frame(ax, b-[*lo,*lo], 'tab:green')
@@ -236,7 +236,7 @@ def _draw_part(ax, p, boxes, box, title):
     ax.set_title(title, fontsize=7)
 
 def _axes(n, cols, size):
-    "Empty axes for `n` pictures, `cols` in a row"
+    "Empty axes for `n` pictures, `cols` in each row"
     rows = -(-n//cols)
     axs = plt.subplots(rows, cols, figsize=(cols*size,rows*size), squeeze=False)[1].flatten()
     for ax in axs: ax.axis('off')
@@ -246,17 +246,17 @@ def _axes(n, cols, size):
 @patch
 def show(self:Mistakes,
     kind:str='missed', # 'missed', or one of class, localization, both, duplicate, background
-    n:int=8, # How many
+    n:int=8, # How many to show
     by:str='score', # 'score': highest first; 'iou'; or 'size': largest first
-    cols:int=4, # Pictures in a row
-    size:float=2.2, # Inches of a picture
+    cols:int=4, # Pictures in each row
+    size:float=2.2, # Inches for each picture
 ):
-    "A gallery of mistakes above the thresholds: objects in green, the mistake in red"
+    "Show a gallery of mistakes above the thresholds: objects in green, the mistake in red"
     t = self.table()
     known = ['missed',*kind_names]
     if kind not in known: raise ValueError(f"kind='{kind}': choose one of {', '.join(known)}")
     t = t[t.kind==kind].copy()
-    if not len(t): return print(f'There is nothing of the kind "{kind}" above the thresholds')
+    if not len(t): return print(f'There are no mistakes of the kind "{kind}" above the thresholds')
     t['box'] = [self.box_of(r) for r in t.itertuples()]
     t['size'] = [float((b[2:]-b[:2]).prod()) for b in t.box]
     t = t.sort_values('size' if kind=='missed' and by=='score' else by, ascending=False, kind='stable').head(n)
@@ -268,7 +268,7 @@ def show(self:Mistakes,
 # %% ../../nbs/use/00_mistakes.ipynb #31efdfc3
 @patch
 def worst(self:Mistakes,
-    n:int=10, # How many photos
+    n:int=10, # How many photos to list
 )->pd.DataFrame: # A row for each photo: file, missed, false alarms, objects
     "The photos with the most mistakes above the thresholds"
     t = self.table()
@@ -285,14 +285,14 @@ class Replay:
     default:Tensor # (A, 4) default boxes, corners 0 to 1
     boxes:Tensor # (A, 4) decoded boxes, corners 0 to 1
     probs:Tensor # (A, C) probabilities of the object classes
-    to_photo:Tensor # (4,) factors and (4,) offsets from 0…1 to pixels of the photo: `(2, 4)`
+    to_photo:Tensor # (2, 4) factors and offsets that turn 0…1 into pixels of the photo
 
 @patch
 def finds(self:Replay,
     box:Tensor, # (4,) an object, corners in pixels
     label:int, # Position of its class in the vocab
-    min_score:float, # Score from which its class is shown
-    iou:float, # IoU from which a detection finds it
+    min_score:float, # Minimum score to show its class
+    iou:float, # Minimum IoU for a detection to find it
     **kwargs, # Passed to `select`
 )->bool:
     "Is there a detection that fits the object, with these settings of `select`?"
@@ -316,12 +316,12 @@ def miss_stage(
     r:Replay, # What the detector said about the photo
     box:Tensor, # (4,) the object that was missed, corners in pixels
     label:int, # Position of its class in the vocab
-    min_score:float=.3, # Score from which its class is shown
-    iou:float=.5, # IoU from which a detection finds an object
-    thr:float=.5, # IoU from which a default box is matched to an object
+    min_score:float=.3, # Minimum score to show its class
+    iou:float=.5, # Minimum IoU for a detection to find an object
+    thr:float=.5, # Minimum IoU for a default box to be matched to an object
     **kwargs, # Passed to `select`: nms, top_k, keep
 ): # (stage: a key of `stage_help`; the class that its best default box preferred, or −1 for background)
-    "At which stage of the detector an object got lost: the first one whose removal would have found it"
+    "Find the stage at which an object was lost: the first one whose removal would have let it be found"
     default = r.default*r.to_photo[0]+r.to_photo[1]
     near = box_iou(default,box[None])[:,0]>=thr
     liked = -1
@@ -349,7 +349,7 @@ stage_help = {
 
 @patch
 def stages(self:Mistakes)->pd.DataFrame: # A row for each missed object: file, class, stage, preferred class, remedy, …
-    "At which stage of the detector each missed object got lost"
+    "The stage of the detector at which each missed object was lost"
     if self.replay is None: raise ValueError('There is no detector to ask: use learn.mistakes()')
     t = self.table()
     rows,cut,names = [],self.cutoffs(),[*self.vocab,'background']
@@ -364,9 +364,9 @@ def stages(self:Mistakes)->pd.DataFrame: # A row for each missed object: file, c
 # %% ../../nbs/use/00_mistakes.ipynb #4f6d07cf
 @patch
 def curves(self:Mistakes,
-    iou:float=None, # Another IoU than the set was matched at
-)->list: # For each class: (scores, right or wrong, number of the photo), highest score first. (photos,) objects
-    "What a precision-recall curve is made of"
+    iou:float=None, # Default: the IoU that the set was matched at
+)->list: # For each class: scores, right or wrong, index of the photo (highest score first); objects on each photo
+    "The numbers behind a precision-recall curve"
     ms = self.matches if iou in (None,self.iou) else [match_photo(p,iou) for p in self.photos]
     res = []
     for c in range(len(self.vocab)):
@@ -387,7 +387,7 @@ def curves(self:Mistakes,
 def plot_pr(self:Mistakes,
     ax=None, # Where to draw
 ): # The axes
-    "Precision against recall of each class, with its threshold as a dot"
+    "Plot precision against recall for each class, with its threshold as a dot"
     ax = ax or plt.subplots(figsize=(5,3.6))[1]
     for c,(v,cut,(s,t,_,n)) in enumerate(zip(self.vocab,self.cutoffs(),self.curves())):
         if not len(s) or not n.sum(): continue
@@ -404,10 +404,10 @@ def plot_pr(self:Mistakes,
 # %% ../../nbs/use/00_mistakes.ipynb #01c0f752
 @patch
 def plot_sizes(self:Mistakes,
-    bins:int=8, # Groups of objects of equal number
+    bins:int=8, # How many groups of (nearly) equal numbers of objects
     ax=None, # Where to draw
 ): # The axes
-    "Recall against the size of the objects"
+    "Plot recall against the size of the objects"
     ax = ax or plt.subplots(figsize=(5,3))[1]
     t = self.table()
     t = t[(t.what=='object')&(t.kind!='ignored')]
@@ -436,7 +436,7 @@ def _best_for_object(d):
 
 @patch
 def _never_tried(self:Mistakes, d):
-    "Objects of each class that no detection found, nor would have found with another class or box"
+    "Objects of each class that no detection found, or would have found with another class or box"
     near = d[d.kind.isin(['class','localization'])]
     tried = set(zip(near.photo,near.object))
     names = []
@@ -465,8 +465,8 @@ def _ap_if(self:Mistakes, d, kind=None):
 
 # %% ../../nbs/use/00_mistakes.ipynb #26a07937
 @patch
-def kinds(self:Mistakes)->pd.DataFrame: # A row for each kind: how many, and the AP that correcting them would bring
-    "How many mistakes of each kind there are at any score, and what each kind costs in AP at this IoU (TIDE, §3.2)"
+def kinds(self:Mistakes)->pd.DataFrame: # A row for each kind: how many there are, and the AP gained by correcting them
+    "Count the mistakes of each kind at any score, and what each kind costs in AP at this IoU (TIDE, §3.2)"
     d = self._with_objects()
     base = self._ap_if(d)
     count = {**{k:int((d.kind==k).sum()) for k in kind_names}, 'missed':int(self._never_tried(d).sum())}
@@ -476,8 +476,8 @@ def kinds(self:Mistakes)->pd.DataFrame: # A row for each kind: how many, and the
 # %% ../../nbs/use/00_mistakes.ipynb #19f27bb2
 @patch
 def confusion(self:Mistakes,
-    normalize:bool=False, # Fractions of each row (of the objects of a class) instead of numbers?
-)->pd.DataFrame: # (C+1, C+1) rows: what was there. columns: what was said. Last of each: background
+    normalize:bool=False, # Show fractions of each row (of a class's objects) instead of counts?
+)->pd.DataFrame: # (C+1, C+1) rows: what was there; columns: what was detected; last of each: background
     "Objects against detections above their thresholds: COCO's matches first, then the best detection of another class"
     C,cut = len(self.vocab),self.cutoffs()
     m = np.zeros((C+1,C+1),int)
@@ -501,7 +501,7 @@ def confusion(self:Mistakes,
 # %% ../../nbs/use/00_mistakes.ipynb #da4fda21
 @patch
 def counts(self:Mistakes)->pd.DataFrame: # A row for each class: objects, detections, bias and error per photo
-    "For counting: how far off is the number of detections on a photo?"
+    "For counting objects: how far off is the number of detections on each photo?"
     cut,rows = self.cutoffs(),[]
     for c,v in enumerate(self.vocab):
         n = np.array([((p.gt_labels==c)&~p.ignored).sum() for p in self.photos])

@@ -26,7 +26,7 @@ class Found:
     vocab:list # Object classes
     @property
     def names(self):
-        "Class name of each detection"
+        "The class name of each detection"
         return [self.vocab[i] for i in self.labels]
     def __len__(self): return len(self.scores)
     def __repr__(self):
@@ -47,8 +47,8 @@ def np_iou(
 # %% ../../nbs/use/04_onnx_detector.ipynb #9851c348
 def np_nms(
     boxes:np.ndarray, # (n, 4) corners, highest score first
-    iou:float, # IoU from which two boxes are the same object
-)->list: # Positions that are kept
+    iou:float, # Minimum IoU for two boxes to be the same object
+)->list: # Positions of the boxes to keep
     "Greedy non-maximum suppression"
     keep,left = [],np.arange(len(boxes))
     while len(left):
@@ -63,9 +63,9 @@ def np_vote(
     boxes:np.ndarray, # (n, 4) candidates of a class, corners
     scores:np.ndarray, # (n,)
     kept:np.ndarray, # (m, 4) those that survived suppression
-    vote:float, # IoU from which a candidate has a vote
+    vote:float, # Minimum IoU for a candidate to have a vote
 )->np.ndarray: # (m, 4)
-    "Where the kept boxes move to, as `vote_boxes` of ssd/04_detect does it"
+    "Move the kept boxes, as `vote_boxes` from ssd/04_detect does"
     res = []
     for b in kept:
         iou = np_iou(b,boxes)
@@ -78,13 +78,13 @@ def np_vote(
 def np_select(
     boxes:np.ndarray, # (A, 4) decoded boxes, corners 0 to 1
     probs:np.ndarray, # (A, C) 0 to 1
-    cut:np.ndarray, # (C,) score from which to show each class
-    nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
-    top_k:int=400, # How many of the best boxes of each class enter the suppression
-    keep:int=200, # How many boxes to keep at most
-    vote:float=None, # IoU from which suppressed boxes move the one that is kept. None: they do not
+    cut:np.ndarray, # (C,) minimum score to show each class
+    nms:float=.45, # Minimum IoU for two boxes of a class to be the same object. None: no suppression
+    top_k:int=400, # How many of the best boxes of each class go into suppression
+    keep:int=200, # Maximum number of boxes to keep
+    vote:float=None, # Minimum IoU for a suppressed box to move the one that is kept. None: no vote
 ): # (boxes (n, 4), scores (n,), labels (n,)), highest score first
-    "The boxes of one photo worth keeping"
+    "Select the boxes of one photo that are worth keeping"
     ok,res = (boxes[:,2:]>boxes[:,:2]).all(1),[]
     votes = nms is not None and vote is not None
     for c in range(probs.shape[1]):
@@ -100,7 +100,7 @@ def np_select(
 
 # %% ../../nbs/use/04_onnx_detector.ipynb #287a68c6
 def _as_image(photo):
-    "A photo as PIL knows it, and its name"
+    "A photo as a PIL image, and its name"
     if isinstance(photo,(str,Path)): return Image.open(photo),str(photo)
     if not isinstance(photo,np.ndarray): return photo,getattr(photo,'filename','') or 'The photo'
     if photo.dtype!=np.uint8: raise ValueError(f'The photo is an array of {photo.dtype}: give numbers from 0 to 255 as uint8')
@@ -108,7 +108,7 @@ def _as_image(photo):
 
 # %% ../../nbs/use/04_onnx_detector.ipynb #0993b431
 def _open(photo):
-    "A photo as a person sees it: turned the right way up, RGB, transparent parts white"
+    "A photo as a person sees it: turned the right way up, RGB, transparent parts in white"
     im,name = _as_image(photo)
     if im.mode in ('I','F') or im.mode.startswith('I;16'):
         raise ValueError(f'{name}: more than 8 bits a channel (mode {im.mode}): save it with 8 bits, or open it with '
@@ -130,10 +130,10 @@ def _session(file, providers):
 
 # %% ../../nbs/use/04_onnx_detector.ipynb #b4692f6f
 def _on_photo(boxes, scores, labels, win, size, vocab):
-    "What was found in a window, in pixels of the photo"
+    "The detections in a window, in pixels of the photo"
     lo,hi = np.tile(win[:2],2),np.tile(win[2:],2)
     boxes = (lo+boxes*(hi-lo)).clip(0,np.tile(size,2))
-    seen = (boxes[:,2:]>boxes[:,:2]).all(1) # else it lies in the margin beside the photo
+    seen = (boxes[:,2:]>boxes[:,:2]).all(1) # otherwise it is in the margin next to the photo
     return Found(boxes[seen],scores[seen],labels[seen],vocab)
 
 # %% ../../nbs/use/04_onnx_detector.ipynb #d5381ff9
@@ -141,7 +141,7 @@ class OnnxDetector:
     "A detector from an .onnx file that `learn.to_onnx` wrote; needs numpy, PIL and onnxruntime"
     def __init__(self,
         file:str|Path, # The .onnx file
-        providers:list=None, # onnxruntime's execution providers. Default: those it has for this machine
+        providers:list=None, # onnxruntime's execution providers. Default: the ones available on this machine
     ):
         self.session = _session(file, providers)
         meta = self.session.get_modelmeta().custom_metadata_map.get('ssd_fastai')
@@ -150,30 +150,30 @@ class OnnxDetector:
         self.vocab,self.size = self.meta['vocab'],tuple(self.meta['size'])
     def __repr__(self): return f'OnnxDetector: {", ".join(self.vocab)}, {self.size[0]}×{self.size[1]} pixels'
     def cutoffs(self,
-        min_score=None, # A number, or one for each class by name. Default: the thresholds of the file
+        min_score=None, # A number, or one for each class by name. Default: the thresholds in the file
     )->np.ndarray: # (C,)
-        "The score from which each class is shown"
+        "The minimum score to show each class"
         t = self.meta['thresholds'] if min_score is None else min_score
         return np.array([t.get(v,.3) if isinstance(t,dict) else t for v in self.vocab], dtype=float)
     def tiles(self,
-        tiles=True, # (width, height) in pixels, or `Tiles`. True: those of the file
+        tiles=True, # (width, height) in pixels, or `Tiles`. True: those in the file
     )->Tiles:
-        "The tiles that somebody asked for"
+        "The tiles that were asked for"
         own = self.meta.get('tiles')
         return Tiles.asked(tiles, own and Tiles(**own))
     def raw(self,
         photos:list, # PIL images, RGB
-    ): # (boxes (B, A, 4), corners 0 to 1 of what the network sees; probabilities (B, A, C); the window on each photo)
-        "What the network says"
+    ): # (boxes (B, A, 4), corners 0 to 1 in what the network sees; probabilities (B, A, C); the window on each photo)
+        "The output of the network"
         wins = [fitted_window(p.size, self.size, self.meta.get('method','squish')) for p in photos]
         small = [np.asarray(crop_resize(p,w,self.size)) for p,w in zip(photos,wins)]
         return *self.session.run(None, {'photos':np.stack(small)}),wins
     def look(self,
         photos:list, # PIL images, RGB
         cut:np.ndarray, # (C,) from `cutoffs`
-        nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+        nms:float=.45, # Minimum IoU for two boxes of a class to be the same object. None: no suppression
         **kwargs, # Passed to `np_select`: top_k, keep, vote
-    )->list: # `Found` for each
+    )->list: # A `Found` for each
         "Detect objects on photos as one batch"
         kwargs = {'vote':self.meta.get('vote'), **kwargs}
         return [_on_photo(*np_select(b, p, cut, nms, **kwargs), w, im.size, self.vocab)
@@ -181,7 +181,7 @@ class OnnxDetector:
     def predict(self,
         photos, # Path, PIL image or array (h, w, 3) of uint8; or a list of them
         min_score=None, # Drop lower scores: a number, or one for each class by name. Default: as in the file
-        nms:float=.45, # IoU from which two boxes of a class are the same object. None: no suppression
+        nms:float=.45, # Minimum IoU for two boxes of a class to be the same object. None: no suppression
         tiles=None, # True, (width, height) in pixels, or `Tiles`: look at a large photo part by part
         **kwargs, # Passed to `np_select`: top_k, keep
     ): # `Found`, or a list of them

@@ -95,7 +95,7 @@ function resized(im, w, h, box) {
 
 # %% ../../nbs/use/08_page.ipynb #254c7a99
 _part_js = r'''
-function seenPart(win, photo, size) { // what is seen of a photo through a window, and where it lands
+function seenPart(win, photo, size) { // the part of a photo that a window shows, and where it lands
   const out = [size[1],size[0]]
   const part = [0,1,2,3].map(i => i<2 ? Math.max(win[i],0) : Math.min(win[i],photo[i-2]))
   const at = [0,1,2,3].map(i => even((part[i]-win[i%2])*out[i%2]/(win[2+i%2]-win[i%2])))
@@ -123,7 +123,7 @@ function fittedWindow(photo, size, method) { // the whole photo, more of it, or 
 
 # %% ../../nbs/use/08_page.ipynb #48f65f46
 _crop_js = r'''
-function cropResize(im, win, size) { // {w, h, data} of the size of the network
+function cropResize(im, win, size) { // {w, h, data} at the size that the network takes
   const [part,at] = seenPart(win,[im.w,im.h],size), small = resized(im, at[2]-at[0], at[3]-at[1], part)
   const [h,w] = size, out = new Uint8Array(h*w*3)
   if (small.w===w && small.h===h) return small
@@ -141,7 +141,7 @@ function iou(a, b) {
   const w = Math.max(0,Math.min(a[2],b[2])-Math.max(a[0],b[0])), h = Math.max(0,Math.min(a[3],b[3])-Math.max(a[1],b[1]))
   return w*h/Math.max((a[2]-a[0])*(a[3]-a[1])+(b[2]-b[0])*(b[3]-b[1])-w*h, 1e-12)
 }
-function voted(first, all, vote) { // where a box moves that is kept: the mean of those around it, as `np_vote` does it
+function voted(first, all, vote) { // where a kept box moves: to the mean of those around it, as in `np_vote`
   const sum = [0,0,0,0]
   let total = 0
   for (const o of all) {
@@ -273,7 +273,7 @@ async function take(file) {
 # %% ../../nbs/use/08_page.ipynb #5b6a1e41
 _start_js = r'''
 async function start() {
-  if (location.protocol==='file:') return say('Browsers load no detector from a plain file. In this folder, run: '
+  if (location.protocol==='file:') return say('Browsers cannot load a detector from a plain file. In this folder, run: '
                                               +'python -m http.server, and open http://localhost:8000')
   ort.env.wasm.wasmPaths = new URL(meta.runtime, location.href).href
   ort.env.wasm.numThreads = 1
@@ -355,14 +355,14 @@ runtime_files = { # name: SHA-256
     'ort-wasm-simd-threaded.wasm':'71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4'}
 
 def _by_npm(folder):
-    "The files from Node's package manager"
+    "Get the files from Node's package manager"
     subprocess.run([shutil.which('npm'),'pack','--silent',f'onnxruntime-web@{_ort}'], cwd=folder, check=True, capture_output=True,
                    timeout=300)
     with tarfile.open(next(Path(folder).glob('*.tgz'))) as t:
         for name in runtime_files: (Path(folder)/name).write_bytes(t.extractfile(f'package/dist/{name}').read())
 
 def _by_url(folder):
-    "The files from jsDelivr"
+    "Get the files from jsDelivr"
     for name in runtime_files:
         with urlopen(runtime_url+name, timeout=60) as r: (Path(folder)/name).write_bytes(r.read())
 
@@ -371,7 +371,7 @@ def _check_runtime(folder):
     "Are these the files that the page was tested with?"
     for name,sha in runtime_files.items():
         f = Path(folder)/name
-        if not f.is_file(): raise FileNotFoundError(f'{folder} has no {name}: the folder dist of onnxruntime-web {_ort} has it')
+        if not f.is_file(): raise FileNotFoundError(f'{folder} has no {name}: the dist folder of onnxruntime-web {_ort} has it')
         if hashlib.sha256(f.read_bytes()).hexdigest()!=sha:
             raise ValueError(f'{f} is not that of onnxruntime-web {_ort}: take it from there')
 
@@ -380,7 +380,7 @@ def add_runtime(
     to:str|Path, # Folder of the page
     runtime:str|Path=None, # Folder with the files of onnxruntime-web. Default: get them with npm, or from jsDelivr
 )->str: # Where the page finds them
-    "Copy onnxruntime-web beside the page"
+    "Copy onnxruntime-web next to the page"
     with tempfile.TemporaryDirectory() as d:
         ways = [_by_npm]*bool(shutil.which('npm')) + [_by_url] if runtime is None else [lambda d: None]
         for way in ways:
@@ -396,11 +396,11 @@ def add_runtime(
 
 # %% ../../nbs/use/08_page.ipynb #f142ed67
 def _in_script(o):
-    "As JSON that cannot end the script that it stands in"
+    "Write as JSON that cannot end the script that contains it"
     return json.dumps(o, ensure_ascii=False).replace('<','\\u003c')
 
 def _filled(text, parts):
-    "A text with a part for each name between two @"
+    "Fill in each name between two @ in a string"
     return re.sub('@('+'|'.join(parts)+')@', lambda m: parts[m[1]], text)
 
 def _usual_title(vocab): return f'Find {", ".join(map(str,vocab))}'
@@ -411,7 +411,7 @@ def write_page(
     title:str=None, # Title of the page. Default: what it finds
     runtime:str|Path=None, # Folder with the files of onnxruntime-web. Default: get them with npm, or from jsDelivr
 )->Path: # The page
-    "A page for the detector in a folder"
+    "Write a page for the detector in a folder"
     folder = Path(folder)
     det = OnnxDetector(folder/'detector.onnx', ['CPUExecutionProvider'])
     at = add_runtime(folder, runtime)
@@ -426,7 +426,7 @@ def write_page(
 
 # %% ../../nbs/use/08_page.ipynb #579e2b94
 def _with_detector(learn, folder, int8, **kwargs):
-    "A folder with the detector of a learner in it"
+    "Create a folder with a learner's detector in it"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     learn.to_onnx(folder/'detector.onnx', int8, **kwargs)
@@ -440,7 +440,7 @@ def to_page(self:SSDLearner,
     int8:bool=False, # Eight bits instead of 32: a quarter as large
     **kwargs, # As for `to_onnx`: check, opset
 )->Path: # The page
-    "A web page that detects in the browser; its network is checked as in `to_onnx`"
+    "Write a web page that detects in the browser; its network is checked as in `to_onnx`"
     folder = _with_detector(self, folder, int8, **kwargs)
     page = write_page(folder, title, runtime)
     size = sum(f.stat().st_size for f in folder.iterdir())/1e6
@@ -472,7 +472,7 @@ with gr.Blocks(title=@title@) as demo:
         with gr.Column():
             photo = gr.Image(type='pil', label='Photo')
             same = gr.Checkbox(False, label='One threshold for all classes')
-            score = gr.Slider(.01, .99, .3, label='Score from which objects are shown')
+            score = gr.Slider(.01, .99, .3, label='Minimum score to show an object')
             parts = gr.Checkbox(False, label='A large photo: look at it part by part')
             button = gr.Button('Find', variant='primary')
         with gr.Column():
@@ -484,7 +484,7 @@ if __name__=='__main__': demo.launch()
 '''
 
 # %% ../../nbs/use/08_page.ipynb #82ab7cc0
-_gradio = '6.31.0' # with which it was tried
+_gradio = '6.31.0' # the version that we tested
 
 _space_readme = '''---
 title: @title@
@@ -502,7 +502,7 @@ Finds @vocab@. On your computer: `pip install -r requirements.txt`, then `python
 
 # %% ../../nbs/use/08_page.ipynb #3dc0c09c
 def _copy_modules(folder):
-    "What `OnnxDetector` needs of this library"
+    "Copy the parts of this library that `OnnxDetector` needs"
     for name in ('data.windows','ssd.tiles','use.onnx_detector'):
         src = Path(find_spec(f'ssd_fastai.{name}').origin)
         to = folder/'ssd_fastai'/name.split('.')[0]
@@ -519,7 +519,7 @@ def to_space(self:SSDLearner,
     int8:bool=False, # Eight bits instead of 32: a quarter as large
     **kwargs, # As for `to_onnx`: check, opset
 )->Path: # The app
-    "A Gradio app that needs no PyTorch, ready to be pushed as a Space"
+    "Write a Gradio app that needs no PyTorch, ready to be pushed as a Space"
     folder = _with_detector(self, folder, int8, **kwargs)
     title = title or _usual_title(self.dls.vocab)
     _copy_modules(folder)

@@ -1,4 +1,4 @@
-"""One file for somebody who will not open a notebook
+"""One file for people who will never open a notebook
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/use/report.html.md"""
 
@@ -19,7 +19,7 @@ import ssd_fastai.use.confidence
 
 # %% ../../nbs/use/03_report.ipynb #059c65ce
 def _score_bars(ax, own, bins):
-    "Draw the scores of the correct detections of a class, and of its false alarms on top"
+    "Draw the scores of a class's correct detections, with its false alarms on top"
     right = own.kind=='correct'
     ax.hist([own.score[right],own.score[~right]], bins=np.linspace(0,1,bins+1), stacked=True,
             color=[palette[1],'lightgray'], label=['right','false alarm'])
@@ -27,8 +27,8 @@ def _score_bars(ax, own, bins):
 # %% ../../nbs/use/03_report.ipynb #81da8791
 @patch
 def plot_scores(self:Mistakes,
-    bins:int=20, # Bars from 0 to 1
-    least:float=.05, # Lowest score shown: below it nearly everything is a false alarm
+    bins:int=20, # Number of bars from 0 to 1
+    least:float=.05, # Lowest score shown: below it, nearly everything is a false alarm
     size:float=2.6, # Inches for each picture
 ): # The figure
     "Plot the scores of correct detections and of false alarms for each class, with its threshold"
@@ -50,7 +50,7 @@ def class_sentence(
     found:int, # How many were found
     alarms:int, # How many of its detections were wrong
 )->str:
-    "Recall and precision of a class in plain words"
+    "State the recall and precision of a class in plain words"
     if not objects: return f'{name}: there are none on these photos, but {alarms} were reported.'
     right = f'{100*found/(found+alarms):.0f} %' if found+alarms else 'none'
     of = f'{name}: {found} of {objects} were found ({100*found/objects:.0f} %).'
@@ -58,7 +58,7 @@ def class_sentence(
 
 # %% ../../nbs/use/03_report.ipynb #8d89f503
 def _counted(mis):
-    "Objects, found objects and false alarms of each class, above its threshold"
+    "Count the objects, found objects and false alarms of each class, above its threshold"
     t = mis.table()
     det = (t.what=='detection')&~t.kind.isin(['correct','ignored'])
     rows = {v:dict(objects=0, found=0, alarms=0) for v in mis.vocab}
@@ -74,7 +74,7 @@ _plain = {'class':'gave an object the wrong class', 'localization':'found an obj
 
 # %% ../../nbs/use/03_report.ipynb #752c5662
 def _costly(mis):
-    "A sentence about the kind of mistake that costs most AP50, if it costs any"
+    "A sentence about the kind of mistake that costs the most AP50, if it costs any"
     kinds = mis.kinds()
     worst = kinds['AP gained'].idxmax()
     if not kinds['AP gained'][worst]>.005: return
@@ -84,7 +84,7 @@ def _costly(mis):
 
 # %% ../../nbs/use/03_report.ipynb #2527d501
 def _cause(mis):
-    "A sentence about the stage at which most missed objects were lost, if the detector can be asked"
+    "A sentence about the stage at which most missed objects were lost, if we have the detector"
     stages = mis.stages().stage.value_counts() if mis.replay else {}
     if not len(stages): return
     cause,k = stages.index[0],int(stages.iloc[0])
@@ -92,7 +92,7 @@ def _cause(mis):
 
 # %% ../../nbs/use/03_report.ipynb #dccde9b6
 def _doubt(mis, interval):
-    "A sentence about how uncertain the measurement is, if it is"
+    "A sentence about the uncertainty of the measurement, if it is large"
     width = interval.high['AP50']-interval.low['AP50']
     if not width>.05: return
     return (f'The measurement itself is uncertain by {100*width:.0f} points because it rests on '
@@ -100,7 +100,7 @@ def _doubt(mis, interval):
 
 # %% ../../nbs/use/03_report.ipynb #15413de4
 def _advice(mis, interval):
-    "What to do next, most useful first"
+    "What to do next, most useful advice first"
     res = [o for o in (_costly(mis),_cause(mis),_doubt(mis,interval)) if o]
     return res or ['Nothing stands out. Look at the worst photos below.']
 
@@ -170,7 +170,7 @@ def _classes(mis, i):
 
 # %% ../../nbs/use/03_report.ipynb #3f4e381d
 def _thresholds(mis):
-    "Histograms of scores, and curves of precision and recall"
+    "Score histograms and precision-recall curves"
     return ('<p>A higher threshold means fewer false alarms and more misses. The dashed line marks the current '
             'threshold, as do the dots on the curves.</p>'
             + _picture(mis.plot_scores, 'Scores of right detections and of false alarms')
@@ -192,7 +192,7 @@ def _sections(mis, i, n):
 def report(self:Mistakes,
     file:str|Path='report.html', # Where to write it
     title:str='How good is this detector?', # Heading
-    n:int=8, # Examples of each kind of mistake
+    n:int=8, # How many examples of each kind of mistake
 )->Path: # The file
     "Write a page with pictures, in plain words, as a single file"
     i,title,file = self.interval(),html.escape(title),Path(file)

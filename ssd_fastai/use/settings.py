@@ -51,7 +51,7 @@ def course_settings(
     profile:str=None, # 'quick', 'laptop', 'full', or a section of your file. Default: SSD_FASTAI_PROFILE, or 'laptop'
     file:str|Path=None, # Settings file. Default: `settings.ini` in this folder or one above
 )->SimpleNamespace: # The settings as attributes, and `profile`
-    "Settings of the course notebooks for a profile"
+    "Get the settings of the course notebooks for a profile"
     profile = profile or os.environ.get('SSD_FASTAI_PROFILE') or 'laptop'
     known,own = ConfigParser(),ConfigParser()
     known.read_string(default_settings)

@@ -1,4 +1,4 @@
-"""Detect on a video, a GIF or a camera, and keep its frames, its timing and its sound
+"""Detect objects on a video, a GIF or a camera, and keep its frames, its timing and its sound
 
 Docs: https://ssd-fastai.github.io/ssd_fastai/use/video.html.md"""
 
@@ -40,14 +40,14 @@ def _opened(src):
 
 # %% ../../nbs/use/07_video.ipynb #30ab9d98
 def _upright(frame):
-    "A frame as a photo (PIL), turned as a player would"
+    "A frame as a photo (PIL), rotated as a player would"
     a = frame.to_ndarray(format='rgb24')
     return Image.fromarray(np.ascontiguousarray(np.rot90(a, round(frame.rotation/90))))
 
 def video_frames(
     src, # A video file, or an iterable of frames: PIL images or arrays (h, w, 3) of uint8
     fps:float=25., # Frames per second, if `src` is an iterable
-): # (seconds, PIL image) of each frame
+): # (seconds, PIL image) for each frame
     "The frames of a video, in order, with their times"
     if not isinstance(src,(str,Path)):
         for i,o in enumerate(src): yield i/fps,Image.fromarray(o) if isinstance(o,np.ndarray) else o
@@ -83,7 +83,7 @@ def paint_film(
     n:int=24, # Frames
     size:tuple=(160,120), # (width, height)
     fps:int=12, # Frames per second
-    sound:bool=True, # With a beep?
+    sound:bool=True, # Add a beep?
 )->np.ndarray: # (n, 4) corners of the square on each frame, in pixels
     "Write a video of a red square that moves to the right"
     av,boxes = _av(),[]
@@ -101,14 +101,14 @@ def paint_film(
 
 # %% ../../nbs/use/07_video.ipynb #f370d828
 def _even(a):
-    "Add a row or column of pixels where their number is odd"
+    "Add a row or column of pixels if their number is odd"
     return np.pad(a, ((0,a.shape[0]%2),(0,a.shape[1]%2),(0,0)), 'edge')
 
 # %% ../../nbs/use/07_video.ipynb #467f8a45
 films = '.mp4','.mov','.mkv','.avi','.webm','.m4v' # the kinds that can be written
 
 def _codec(av, kind):
-    "What encodes the pictures of this kind of video"
+    "The codec for the pictures in this kind of video"
     if kind=='.webm': return 'libvpx-vp9'
     return 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
 
@@ -117,7 +117,7 @@ class FilmWriter:
     "Write frames with their times, and copy the sound of another file"
     def __init__(self,
         file:str|Path, # Where: .mp4, .mkv, .mov, .webm …
-        sound_of:str|Path=None, # A video file whose sound is copied
+        sound_of:str|Path=None, # A video file to copy the sound from
         fps:float=25., # Approximate number of frames per second
     ):
         self.av,self.fps = _av(),Fraction(fps).limit_denominator(1001)
@@ -132,7 +132,7 @@ class FilmWriter:
 # %% ../../nbs/use/07_video.ipynb #4a08c346
 @patch
 def _start(self:FilmWriter, size):
-    "Add the stream of pictures, once their size is known"
+    "Add the video stream, once the size is known"
     self.v = self.film.add_stream(self.codec, rate=self.fps)
     self.v.width,self.v.height,self.v.pix_fmt = size[0]+size[0]%2,size[1]+size[1]%2,'yuv420p'
     self.v.codec_context.time_base = Fraction(1,90_000)
@@ -164,7 +164,7 @@ def _sound_until(self:FilmWriter, seconds):
 # %% ../../nbs/use/07_video.ipynb #9d482921
 @patch
 def write(self:FilmWriter,
-    photo:Image.Image, # RGB, all of the same size
+    photo:Image.Image, # RGB, the same size for every frame
     seconds:float, # When it is shown
 ):
     "Write a frame"
@@ -187,7 +187,7 @@ def close(self:FilmWriter):
 
 # %% ../../nbs/use/07_video.ipynb #f373caa7
 class GifWriter:
-    "Write frames with their times as a GIF that repeats"
+    "Write frames with their times as a GIF that loops"
     def __init__(self,
         file:str|Path, # Where
     ): self.file,self.frames,self.times = file,[],[]
@@ -230,7 +230,7 @@ def video_length(
     src, # A video file, or an iterable of frames
     fps:float=25., # Frames per second, if `src` is an iterable
 ): # (approximate number of frames, or None; frames per second)
-    "Length and frame rate that a video reports"
+    "The length and frame rate that a video reports"
     if not isinstance(src,(str,Path)): return getattr(src,'__len__',lambda: None)(),fps
     with _opened(src) as film:
         s = film.streams.video[0]
@@ -273,8 +273,8 @@ def detect_video(
     progress:bool=True, # Show a progress bar if the number of frames is known?
     **kwargs, # As for `predict`: nms, tiles, top_k, keep
 )->pd.DataFrame: # frame, seconds, class, score, x0, y0, x1, y1 (pixels), width, height
-    "Detect on a video: a row for each detection, and one for each frame that was looked at and has none"
-    if int(every)!=every or every<1: raise ValueError(f'every={every}: it must be a whole number from 1 up')
+    "Detect on a video: a row for each detection, and one for each frame that was looked at but has none"
+    if int(every)!=every or every<1: raise ValueError(f'every={every}: it must be a whole number, at least 1')
     look,(n,rate),rows = batch_look(detector),video_length(src,fps),[]
     try:
         with ExitStack() as stack:
