@@ -133,6 +133,11 @@ def _tell_ap(learn):
     loss,ap,ap50 = learn.final_record[1:]
     print(f'loss {loss:.3f}   AP {ap:.3f}   AP50 {ap50:.3f}')
 
+def _tell_test(learn, held, part):
+    ap = learn.ap_per_class(held)
+    print(f"\nOn the {len(held)} photos of the part '{part}':\n{ap.round(3).to_string()}")
+    print(f'AP {ap.AP.mean():.3f}   AP50 {ap.AP50.mean():.3f}')
+
 def _try_it(learn, photo, seed, file):
     "Detect objects on a photo, or on a newly drawn smear, and save the picture"
     import numpy as np
@@ -175,7 +180,7 @@ def ssd_train(
     file = out/('detector.pkl' if data else 'cells.pkl')
     save_detector(learn, file)
     _tell_ap(learn)
-    if test: print(f"\nOn the {len(held)} photos of the part '{test}':\n{learn.ap_per_class(held).round(3).to_string()}")
+    if test: _tell_test(learn, held, test)
     _try_it(learn, valid[0].path if data else None, seed, out/'detections.png')
     print(f"\nThe detector: {file}\nThe photo with its boxes: {out/'detections.png'}")
     print(f'Total time: {time.perf_counter()-start:.0f} s')

@@ -121,7 +121,7 @@ class Mistakes:
         replay=None, # Function: index of a photo → what the detector said about it, for `stages`
     ):
         if not 0<iou<=1: raise ValueError(f'iou={iou}: it must be between 0 and 1')
-        if not photos: raise ValueError('There are no photos in this set, so there is nothing to look at')
+        if not photos: raise ValueError('There are no photos in this set (a loaded detector has none: pass photos=…)')
         self.photos,self.vocab,self.iou,self.min_score,self.replay = photos,list(vocab),iou,min_score,replay
         self.matches = [match_photo(p,iou) for p in photos]
         self.select = {} # settings of `select`, for `stages`
