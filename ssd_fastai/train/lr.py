@@ -280,7 +280,7 @@ class PairedLosses(Callback):
         set_random_states(**self.state) # the same dropout
         with torch.no_grad(): before = self.learn.loss_func(self.base(*self.xb), *self.yb)
         set_random_states(**now)
-        self.losses.append(float(self.learn.loss_grad))
+        self.losses.append(float(self.learn.loss_grad.detach()))
         self.before.append(float(before))
     def after_fit(self): self.base = None
 
