@@ -150,6 +150,13 @@ def test_lesson_is_one(nb):
     own = [t for c,t in zip(cells,text) if c['cell_type']=='markdown' and c.get('id')!='nav']
     assert re.search(r'\]\((\.\./\w+/)?\d\d_\w+\.ipynb', ''.join(own)), 'no link to another lesson'
 
+def test_export_cells_are_short():
+    "14 lines on average that are neither blank nor a directive"
+    cells = [''.join(c['source']).split('\n') for nb in nbs for c in json.loads(nb.read_text())['cells']]
+    exported = [c for c in cells if c[0].startswith('#| export')]
+    n = [sum(bool(l.strip()) and not l.startswith('#|') for l in c) for c in exported]
+    assert len(n)>500 and sum(n)/len(n)<=14
+
 IMPORTS = (ast.Import, ast.ImportFrom)
 
 def mixed(cell):
