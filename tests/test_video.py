@@ -102,5 +102,5 @@ def test_what_is_no_film(tmp_path):
         with pytest.raises((ValueError,FileNotFoundError), match=says):
             detect_video(Red(), tmp_path/src, dst and tmp_path/dst, progress=False)
     for every in (0,-1,1.5):
-        with pytest.raises(ValueError, match='from 1 up'): detect_video(Red(), tmp_path/'in.mp4', every=every)
+        with pytest.raises(ValueError, match='at least 1'): detect_video(Red(), tmp_path/'in.mp4', every=every)
     with pytest.raises(ValueError, match='no frames'): detect_video(Red(), [])
