@@ -82,7 +82,7 @@ def test_weights_put_into_the_model_by_hand(trained, train, valid, tmp_path):
     l = learner(loaders(train[20:60], valid[:8], path=tmp_path))
     l.model.load_state_dict(trained.model.state_dict())
     assert not torch.equal(l.model.boxes, l.loss_func.default)
-    with pytest.warns(UserWarning, match='those of the model now'), l.no_logging(): l.fit(1, 0.)
+    with pytest.warns(UserWarning, match='now uses those of the model'), l.no_logging(): l.fit(1, 0.)
     assert one_set(l)
 
 def test_padded_loss_follows(trained, train, valid, tmp_path):
