@@ -294,7 +294,7 @@ def test_bad_files(what, tmp_path, coco_lite):
                'a layer too many':{**sd,'backbone.extra.9.weight':torch.zeros(1)},
                'body only':mobilenet_v3_large(weights=None).state_dict()}
         torch.save(odd[what], bad)
-    with pytest.raises(ValueError, match='damaged|not the weights of ssdlite320_mobilenet_v3_large|does not contain a state dict') as e:
+    with pytest.raises(ValueError, match='damaged|not the weights of ssdlite320_mobilenet_v3_large|contain a state dict') as e:
         ssdlite320_mobilenet_v3_large(['dog'], weights=bad)
     assert '\n' not in str(e.value)
 
