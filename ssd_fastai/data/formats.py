@@ -79,7 +79,6 @@ def _voc_xml(r):
         for k,v in zip(('xmin','ymin','xmax','ymax'),b): ET.SubElement(box,k).text = f'{v:g}'
     return root
 
-# %% ../../nbs/data/04_formats.ipynb #a736e27e
 @patch
 def to_voc(self:Annotations,
     xmls:str|Path, # Folder for the XML files
@@ -305,7 +304,6 @@ def _voc_photo(x, imgs, xmls, one_based):
         boxes,turned = in_order([[b[0]-one_based,b[1]-one_based,b[2],b[3]] for _,b,_ in rows], labels, x.name)
         return Labeled(path, boxes, labels, x.name, f'{rel}', size, [d for *_,d in rows]),[*probs,*turned]
 
-# %% ../../nbs/data/04_formats.ipynb #b2ee7aa5
 def _without_xml(imgs, raw, empty):
     "(`Labeled`s, problems) for the photos that have no XML file"
     known = {r.path for r in raw}
@@ -551,7 +549,6 @@ def _csv_row(row, where):
     flags = [False if _nothing(row.get(k)) else as_flag(row.get(k),f'{where}, {k}') for k in ('difficult','crowd')]
     return as_name(label,where),[as_number(o,where) for o in corners],*flags
 
-# %% ../../nbs/data/04_formats.ipynb #6ae7c868
 def _csv_photos(df, imgs, what):
     "(a `Labeled` for each photo, problems)"
     res,probs = {},[]

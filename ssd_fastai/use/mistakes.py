@@ -70,7 +70,6 @@ def _best_object(p, i, ious, order, by, iou):
         if ious[i,j]>=best: best,at = ious[i,j],j
     return at
 
-# %% ../../nbs/use/00_mistakes.ipynb #5015ed69
 def match_photo(
     p:PhotoResult, # One photo
     iou:float=.5, # Minimum IoU for a detection to find an object
@@ -463,7 +462,6 @@ def _ap_if(self:Mistakes, d, kind=None):
     aps = [average_precision(d.right[d.by==v].to_numpy(float),n[v]) for v in had]
     return float(np.nan_to_num(aps).mean()) if len(had) else float('nan')
 
-# %% ../../nbs/use/00_mistakes.ipynb #26a07937
 @patch
 def kinds(self:Mistakes)->pd.DataFrame: # A row for each kind: how many there are, and the AP gained by correcting them
     "Count the mistakes of each kind at any score, and what each kind costs in AP at this IoU (TIDE, §3.2)"
