@@ -307,3 +307,18 @@ def test_tiles_join_an_object_of_any_length():
             found.append((b[None][:int(ok)],rng.uniform(.3,1,int(ok)),np.zeros(int(ok),int)))
         b,_,_ = join_tiles(found, wins, (w,h))
         assert len(b)==1 and np.abs(b[0]-bar).max()<=3, (k,b,bar,(tw,th),over,(w,h))
+
+@pytest.mark.parametrize('name', ['tf_efficientnet_lite0','mobilenetv3_small_050','mobilenetv4_conv_small','resnet10t',
+                                  'convnext_atto'])
+def test_no_layer_in_vain(name):
+    "A timm body has no weights that its maps don't depend on, and its maps are those of the whole model"
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(0)
+    body,x = ssd_body(name, [8,16], pretrained=False).eval(),torch.randn(2,3,64,96)
+    whole = timm.create_model(name, features_only=True).eval()
+    whole.load_state_dict({**whole.state_dict(),**body.net.state_dict()})
+    at = [whole.feature_info.reduction().index(s) for s in (8,16)]
+    maps = body(x)
+    for a,b in zip(maps, [whole(x)[i] for i in at], strict=True): torch.testing.assert_close(a, b)
+    sum(m.sum() for m in maps).backward()
+    assert [k for k,p in body.named_parameters() if p.grad is None]==[]
