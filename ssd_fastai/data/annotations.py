@@ -65,7 +65,7 @@ class Annotations:
     def __repr__(self):
         c,empty = Counter(l for r in self for l in r.labels),sum(not r.labels for r in self)
         classes = ', '.join(f'{c[v]} {v}' for v in self.vocab)
-        return f'Annotations: {len(self)} photos ({empty} without objects), {classes}'
+        return f'Annotations: {len(self)} photo{"s"*(len(self)!=1)} ({empty} without objects), {classes}'
 
 # %% ../../nbs/data/03_annotations.ipynb #ea428620
 class BoxWarning(UserWarning): "Something was dropped, clipped or repaired while reading labels"

@@ -145,6 +145,7 @@ def find_mistakes(
     iou:float=.5, # Minimum IoU for a detection to find an object
     min_score:float|dict=None, # Minimum score to show a detection, or one for each class: `learn.thresholds`
     bs:int=16, # Photos at a time
+    progress:bool=True, # Show a progress bar?
     **kwargs, # Passed to `select`: nms, top_k, keep
 )->Mistakes:
     "Detect on a whole set of photos, and match the detections with the objects once"
@@ -152,7 +153,7 @@ def find_mistakes(
     records = list(getattr(getattr(photos,'dataset',photos),'items',photos))
     m,res = learn.eval_model(),[]
     kwargs = dict(keep=100, vote=m.vote)|kwargs
-    for rs in progress_bar(_batches(records,bs), leave=False):
+    for rs in progress_bar(_batches(records,bs), display=progress, leave=False):
         preds,wins = learn._look(rs)
         sizes = [(w[2]-w[0],w[3]-w[1]) for w in wins]
         dets = m.detections(preds, sizes, learn.dls.vocab, **kwargs)

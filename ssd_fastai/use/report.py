@@ -73,14 +73,16 @@ _plain = {'class':'gave an object the wrong class', 'localization':'found an obj
           'background':'reported an object where there is none', 'missed':'missed an object'}
 
 # %% ../../nbs/use/03_report.ipynb #752c5662
+def _count(n, what): return f'{n} {what}{"s"*(n!=1)}'
+
 def _costly(mis):
     "A sentence about the kind of mistake that costs the most AP50, if it costs any"
     kinds = mis.kinds()
     worst = kinds['AP gained'].idxmax()
     if not kinds['AP gained'][worst]>.005: return
     shown = int((mis.table().kind==worst).sum())
-    return (f'The most costly mistake: the detector {_plain[worst]} ({shown} times above the thresholds). '
-            f'Without it, AP50 would rise by {100*kinds["AP gained"][worst]:.0f} points.')
+    return (f'The most costly mistake: the detector {_plain[worst]} ({_count(shown,"time")} above the thresholds). '
+            f'Without it, AP50 would rise by {_count(round(100*kinds["AP gained"][worst]),"point")}.')
 
 # %% ../../nbs/use/03_report.ipynb #2527d501
 def _cause(mis):
@@ -140,7 +142,8 @@ def _gallery(mis, kind, n):
     k = int((mis.table().kind==kind).sum())
     if not k: return ''
     how = 'the largest' if kind=='missed' else 'those with the highest scores'
-    head = f'<h3>It {_plain[kind]}: {k} times, {how} are shown</h3>'
+    some = f', {how} are shown' if k>n else ''
+    head = f'<h3>It {_plain[kind]}: {_count(k,"time")}{some}</h3>'
     return head+_picture(lambda: mis.show(kind,n), f'Examples: {kind}')
 
 # %% ../../nbs/use/03_report.ipynb #99ab2396
