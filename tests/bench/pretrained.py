@@ -115,7 +115,7 @@ def as_torchvision(r, tfm):
 
 names = []
 
-def part_torchvision(seeds, budget=275, bs=24):
+def part_torchvision(seeds, budget=290, bs=24):
     "torchvision's references/detection: SGD .9, wd 4e-5, learning rate .15 for 192 photos, cosine; crops and mirrors"
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
     from torchvision.transforms import v2
