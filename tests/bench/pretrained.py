@@ -102,7 +102,7 @@ def part_mistakes(seeds, epochs=24):
     dls = BBoxDataLoaders.from_annotations(train, valid, tfms=ssd_tfms(size, True))
     learn = ssd_learner(dls, lite)
     with learn.no_bar(),learn.no_logging(): learn.fine_tune(epochs)
-    mis = learn.mistakes()
+    mis = learn.mistakes(progress=False)
     print(mis.kinds().round(3), mis.worst(5), mis.interval().round(3), mis.stages().stage.value_counts(), sep='\n\n', flush=True)
 
 def as_torchvision(r, tfm):
