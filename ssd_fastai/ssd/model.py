@@ -110,10 +110,9 @@ class TimmMaps(nn.Module):
         gaps = [s for s in strides if s<max(have) and s not in have]
         if gaps: raise ValueError(f'{name} has no feature map at stride {gaps}: it has {sorted(set(have))}')
         at = [have.index(s) for s in found]
-        try: self.net = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=at)
+        try: self.net = drop_tail(timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=at))
         except OSError as e:
             raise ConnectionError(_no_weights.format(name, str(e).splitlines()[0], _timm_cure)) from None
-        drop_tail(self.net)
         self.chs,self.strides = [info.channels()[have.index(s)] for s in found],found
     def forward(self, x): # some models have the channels last
         return [m if m.shape[1]==c else m.permute(0,3,1,2) for m,c in zip(self.net(x),self.chs)]

@@ -73,7 +73,7 @@ _plain = {'class':'gave an object the wrong class', 'localization':'found an obj
           'background':'reported an object where there is none', 'missed':'missed an object'}
 
 # %% ../../nbs/use/03_report.ipynb #752c5662
-def _count(n, what): return f'{n} {what}{"s"*(n!=1)}'
+def _number(n, what): return f'{n} {what}{"s"*(n!=1)}'
 
 def _costly(mis):
     "A sentence about the kind of mistake that costs the most AP50, if it costs any"
@@ -81,8 +81,8 @@ def _costly(mis):
     worst = kinds['AP gained'].idxmax()
     if not kinds['AP gained'][worst]>.005: return
     shown = int((mis.table().kind==worst).sum())
-    return (f'The most costly mistake: the detector {_plain[worst]} ({_count(shown,"time")} above the thresholds). '
-            f'Without it, AP50 would rise by {_count(round(100*kinds["AP gained"][worst]),"point")}.')
+    return (f'The most costly mistake: the detector {_plain[worst]} ({_number(shown,"time")} above the thresholds). '
+            f'Without it, AP50 would rise by {_number(round(100*kinds["AP gained"][worst]),"point")}.')
 
 # %% ../../nbs/use/03_report.ipynb #2527d501
 def _cause(mis):
@@ -143,7 +143,7 @@ def _gallery(mis, kind, n):
     if not k: return ''
     how = 'the largest' if kind=='missed' else 'those with the highest scores'
     some = f', {how} are shown' if k>n else ''
-    head = f'<h3>It {_plain[kind]}: {_count(k,"time")}{some}</h3>'
+    head = f'<h3>It {_plain[kind]}: {_number(k,"time")}{some}</h3>'
     return head+_picture(lambda: mis.show(kind,n), f'Examples: {kind}')
 
 # %% ../../nbs/use/03_report.ipynb #99ab2396
